@@ -1,0 +1,1 @@
+"""What runs sandboxes. ``base`` is the boundary; every other module here implements it."""

@@ -1,0 +1,135 @@
+"""Settings: environment variables ``HUTCH_*``, each with a default that works on one machine.
+
+A list of all of them, with meanings, is printed by ``hutch serve --help`` and kept in
+``docs/operating.md``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from hutch_runtime.protocol import Provider
+
+PROVIDER_BASE_URLS: dict[Provider, str] = {
+    "claude": "https://api.anthropic.com",
+    "codex": "https://api.openai.com",
+    "gemini": "https://generativelanguage.googleapis.com",
+}
+
+
+def source_checkout() -> Path | None:
+    """The clone that this code runs from, or None when it was installed as a package."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "pyproject.toml").is_file() and (root / "image").is_dir() else None
+
+
+def default_data_dir() -> Path:
+    root = source_checkout()
+    return root / ".hutch" if root else Path.home() / ".local" / "share" / "hutch"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="HUTCH_", extra="ignore")
+
+    data_dir: Path = Field(default_factory=default_data_dir)
+    host: str = "127.0.0.1"
+    port: int = 8484
+    gateway_port: int = 8485
+    offline_model_port: int = 8486
+
+    backend: Literal["docker", "process"] = "docker"
+    # `process` runs agents on this machine with no isolation at all; see docs/architecture.md.
+    insecure_process_backend: bool = False
+    # auto: gVisor when the host has it, else runc with a loud warning.
+    isolation: Literal["auto", "gvisor", "runc"] = "auto"
+    image: str = "hutch-sandbox:latest"
+    docker_host: str = "unix:///var/run/docker.sock"
+    # Empty: the engine picks a free one.
+    subnet: str = ""
+
+    cpu_share: float = 0.5
+    cpu_ceiling: float = 1.0
+    memory_soft_mb: int = 512
+    memory_hard_mb: int = 1024
+    pids: int = 512
+    agent_pids: int = 256
+    workspace_mb: int = 60
+    home_mb: int = 40
+
+    # Which CLIs each sandbox starts ahead of need; comma-separated.
+    prewarm: Annotated[tuple[Provider, ...], NoDecode] = ("claude", "codex", "gemini")
+    agent_idle_s: float = 900
+
+    claude_base_url: str = PROVIDER_BASE_URLS["claude"]
+    codex_base_url: str = PROVIDER_BASE_URLS["codex"]
+    gemini_base_url: str = PROVIDER_BASE_URLS["gemini"]
+
+    run_timeout_s: float = 600
+    run_timeout_max_s: float = 3600
+
+    @field_validator("prewarm", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def database_url(self) -> str:
+        return f"sqlite+aiosqlite:///{self.data_dir / 'hutch.db'}"
+
+    @property
+    def gateway_socket(self) -> Path:
+        """Where the gateway takes its table from the orchestrator; mode 0600."""
+        return self.data_dir / "gateway.sock"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.data_dir / "logs"
+
+    def base_url(self, provider: Provider) -> str:
+        return {
+            "claude": self.claude_base_url,
+            "codex": self.codex_base_url,
+            "gemini": self.gemini_base_url,
+        }[provider].rstrip("/")
+
+    @cached_property
+    def instance(self) -> str:
+        """Eight characters that tell this installation's containers from any other's on the
+        machine; made at first use and kept in the data directory.
+        """
+        return _once(self.data_dir / "instance", lambda: secrets.token_hex(4))
+
+    @cached_property
+    def secret(self) -> bytes:
+        """The installation's own secret, mode 0600; runtime keys and key hashes derive from it."""
+        return bytes.fromhex(_once(self.data_dir / "secret", lambda: secrets.token_hex(32)))
+
+
+def _once(path: Path, make: Callable[[], str]) -> str:
+    """The text of ``path``, made if it is not there; safe when two processes race."""
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        pass
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(make())
+    try:
+        os.link(draft, path)  # fails when another process was first; then theirs counts
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    return path.read_text().strip()

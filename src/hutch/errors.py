@@ -1,0 +1,88 @@
+"""Everything that can go wrong, for a caller to read: a stable code, a message, a hint.
+
+Only the text of a ``HutchError`` reaches a user. The HTTP status of each lives in
+``hutch.api.errors`` alone; nothing else in Hutch knows HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HutchError(Exception):
+    """Base of the tree. ``code`` never changes once released; ``message`` and ``hint`` may."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InvalidRequest(HutchError):
+    code = "invalid_request"
+
+
+class PromptTooLarge(InvalidRequest):
+    code = "prompt_too_large"
+
+
+class Unauthorized(HutchError):
+    code = "unauthorized"
+
+
+class Forbidden(HutchError):
+    code = "forbidden"
+
+
+class NotFound(HutchError):
+    code = "not_found"
+
+
+class Conflict(HutchError):
+    code = "conflict"
+
+
+class IdempotencyMismatch(Conflict):
+    code = "idempotency_mismatch"
+
+
+class SessionBusy(Conflict):
+    code = "session_busy"
+
+
+class CredentialMissing(HutchError):
+    code = "credential_missing"
+
+
+class CredentialMalformed(InvalidRequest):
+    code = "credential_malformed"
+
+
+class Unavailable(HutchError):
+    """A part that Hutch needs does not answer; trying again later is right."""
+
+    code = "unavailable"
+
+
+class BackendError(Unavailable):
+    """The container engine failed, or is not there."""
+
+    code = "backend_error"
+
+
+class SandboxFailed(Unavailable):
+    """A sandbox could not be made ready, or was lost."""
+
+    code = "sandbox_failed"
+
+
+class ImageMissing(BackendError):
+    code = "image_missing"
+
+
+class HostNotReady(HutchError):
+    """The machine lacks something; ``hint`` holds the exact commands."""
+
+    code = "host_not_ready"

@@ -1,0 +1,22 @@
+"""Identifiers: a word, an underscore, and 100 random bits (so that guessing one is hopeless)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final, Literal
+
+Kind = Literal["user", "key", "sbx", "inc", "ses", "run", "req"]
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
+_LENGTH: Final = 20  # characters of 5 bits
+_PATTERN: Final = re.compile(rf"[a-z]{{3,4}}_[{_ALPHABET}]{{{_LENGTH}}}")
+
+
+def new_id(kind: Kind) -> str:
+    bits = secrets.randbits(_LENGTH * 5)
+    return f"{kind}_" + "".join(_ALPHABET[(bits >> (5 * i)) & 31] for i in range(_LENGTH))
+
+
+def is_id(text: str, kind: Kind) -> bool:
+    return text.startswith(f"{kind}_") and _PATTERN.fullmatch(text) is not None

@@ -1,0 +1,156 @@
+"""The words that the runtime and the orchestrator share: events, their limits, and error codes.
+
+The only module that both sides import. Standard library only: it is in every container.
+
+A run is an append-only log of events. Each is one JSON object, the envelope::
+
+    {"run_id": str, "seq": int, "time": float, "type": str, ...fields of that type}
+
+``seq`` starts at 1 and grows by 1 with no gaps; ``time`` is Unix seconds on the sandbox's clock.
+The log ends with exactly one ``run.finished``; nothing follows it.
+
+===================  ===============================================================================
+type                 fields
+===================  ===============================================================================
+``run.started``      provider, session (the CLI's own id), model or null, cli_version,
+                     agent: one of ``AGENT_ORIGINS``
+``text.delta``       text: a piece of the answer as it is written
+``text``             text: a whole block of the answer (repeats its deltas)
+``reasoning.delta``  text
+``tool.started``     tool_id, kind (``TOOL_KINDS``), name, input (object)
+``tool.output``      tool_id, text
+``tool.finished``    tool_id, ok (bool), output (str, may be "")
+``plan``             items: [{text, status: pending | in_progress | completed}]
+``usage``            input_tokens, output_tokens, cached_tokens (ints), cost_usd (float or null)
+``retrying``         attempt (int), delay_ms (int or null), status (HTTP status or null), code
+``agent.restarted``  reason, how: resumed (from the CLI's session files) | replayed (transcript)
+``truncated``        scope: field | line | run; limit_bytes; dropped_bytes
+``unparsed``         line: what the CLI said that this version does not know (an alarm)
+``run.finished``     stop_reason (``STOP_REASONS``), error: {code, message} or null, text: the last
+                     block of the answer, timings: {first_event_ms, total_ms} in the runtime
+===================  ===============================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+Provider: TypeAlias = Literal["claude", "codex", "gemini"]
+PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
+
+StopReason: TypeAlias = Literal["end_turn", "max_turns", "refusal", "cancelled", "error"]
+STOP_REASONS: Final[tuple[StopReason, ...]] = get_args(StopReason)
+
+ToolKind: TypeAlias = Literal["shell", "read", "edit", "search", "fetch", "mcp", "other"]
+TOOL_KINDS: Final[tuple[ToolKind, ...]] = get_args(ToolKind)
+
+# warm: started ahead, first use. live: has served this session before. started: cold, for this run.
+# resumed, replayed: a new process that took up an earlier session.
+AgentOrigin: TypeAlias = Literal["warm", "live", "started", "resumed", "replayed"]
+AGENT_ORIGINS: Final[tuple[AgentOrigin, ...]] = get_args(AgentOrigin)
+
+EventType: TypeAlias = Literal[
+    "run.started",
+    "text.delta",
+    "text",
+    "reasoning.delta",
+    "tool.started",
+    "tool.output",
+    "tool.finished",
+    "plan",
+    "usage",
+    "retrying",
+    "agent.restarted",
+    "truncated",
+    "unparsed",
+    "run.finished",
+]
+EVENT_TYPES: Final[frozenset[str]] = frozenset(get_args(EventType))
+
+ErrorCode: TypeAlias = Literal[
+    "provider_auth",  # 401, 403: the model API refused the credential
+    "provider_bad_request",  # 400, 413, 422
+    "model_not_found",  # 404
+    "provider_rate_limited",  # 429
+    "provider_overloaded",  # 5xx, 529
+    "provider_unreachable",  # no connection, or it broke
+    "provider_error",  # the CLI reported a failure that fits no other code
+    "agent_died",  # the CLI process ended in the middle of the turn
+    "agent_start_failed",  # the CLI process could not be started, or did not become ready
+    "session_not_found",  # the CLI has no such session any more
+    "session_busy",  # another run of the same session has not finished
+    "too_many_runs",  # the sandbox's limit of runs at once
+    "prompt_too_large",
+    "bad_request",
+    "unauthorized",
+    "run_not_found",
+    "runtime_error",  # a bug of ours inside the sandbox
+]
+ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(ErrorCode))
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+PROMPT_MAX_BYTES: Final = 1 * MIB  # UTF-8 bytes
+# One line of a CLI's output; a longer one is dropped whole and reported. Claude repeats a tool's
+# result (up to 1 MB) JSON-escaped in one line, hence the room.
+LINE_MAX_BYTES: Final = 8 * MIB
+# One string inside an event; a longer one is cut at a character boundary.
+FIELD_MAX_BYTES: Final = 256 * KIB
+# All events of one run; past it output is dropped, but the run still ends with run.finished.
+RUN_MAX_BYTES: Final = 8 * MIB
+# One event on the wire: a full field, JSON-escaped at worst sixfold, with room for the others.
+EVENT_MAX_BYTES: Final = 2 * MIB
+
+
+class ProtocolError(ValueError):
+    """What came from the other side is not an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a run's log. ``data`` holds the fields that belong to ``type``."""
+
+    run_id: str
+    seq: int
+    time: float
+    type: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "seq": self.seq,
+            "time": round(self.time, 6),
+            "type": self.type,
+            **self.data,
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
+
+    @property
+    def is_last(self) -> bool:
+        return self.type == "run.finished"
+
+
+def status_code(http_status: int) -> ErrorCode:
+    """The stable code for an HTTP status that a model API answered with."""
+    if http_status in {401, 403}:
+        return "provider_auth"
+    if http_status == 404:
+        return "model_not_found"
+    if http_status == 429:
+        return "provider_rate_limited"
+    if http_status >= 500:
+        return "provider_overloaded"
+    if http_status >= 400:
+        return "provider_bad_request"
+    return "provider_error"
+
+
+def sse(event: Event) -> bytes:
+    """The event as one server-sent event; ``id`` is its ``seq``."""
+    return f"id: {event.seq}\nevent: {event.type}\ndata: {event.to_json()}\n\n".encode()
