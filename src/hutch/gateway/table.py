@@ -2,3 +2,92 @@
 
 Pushed whole or entry by entry by the orchestrator over a Unix socket, kept in memory only.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from hutch.secrets import Secret
+from hutch_runtime.protocol import Provider
+
+# Sandboxes of the process backend all come from the host's own address; every other address
+# belongs to one sandbox at a time.
+SHARED_ADDRESS: Final = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where one provider's requests of one sandbox go, and the header that pays for them."""
+
+    base_url: str  # http(s)://host[:port][/path], no query
+    header: str
+    value: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One sandbox. ``user_id`` is None for a warm one that nobody has claimed."""
+
+    sandbox_id: str
+    incarnation: str
+    address: str
+    user_id: str | None
+    # The key that the container holds instead of a real one: worth nothing elsewhere.
+    placeholder: Secret
+    routes: Mapping[Provider, Route] = field(default_factory=dict)
+
+
+class Table:
+    """Entries by address. Every change is one step of the event loop: a request sees all or none."""
+
+    def __init__(self) -> None:
+        self._by_sandbox: dict[str, Entry] = {}
+        self._by_address: dict[str, Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_sandbox)
+
+    def replace(self, entries: Iterable[Entry]) -> None:
+        """Forget everything and take these; of two with one address the later counts."""
+        fresh = Table()
+        for entry in entries:
+            fresh.put(entry)
+        self._by_sandbox, self._by_address = fresh._by_sandbox, fresh._by_address
+
+    def put(self, entry: Entry) -> None:
+        """Add it in place of the sandbox's former one and of whoever had the address before."""
+        self._drop(self._by_sandbox.get(entry.sandbox_id))
+        if entry.address != SHARED_ADDRESS:
+            self._drop(self._by_address.get(entry.address))
+            self._by_address[entry.address] = entry
+        self._by_sandbox[entry.sandbox_id] = entry
+
+    def remove(self, sandbox_id: str, incarnation: str) -> bool:
+        """False if that incarnation is not there: gone already, or its successor is."""
+        entry = self._by_sandbox.get(sandbox_id)
+        if entry is None or entry.incarnation != incarnation:
+            return False
+        self._drop(entry)
+        return True
+
+    def find(self, address: str, presented: Iterable[str]) -> Entry | None:
+        """Who is asking. ``presented`` are the keys in the request: they decide only between the
+        sandboxes of ``SHARED_ADDRESS``, elsewhere the address alone does.
+        """
+        if address != SHARED_ADDRESS:
+            return self._by_address.get(address)
+        keys = tuple(presented)
+        found = None
+        for entry in self._by_sandbox.values():
+            if entry.address == SHARED_ADDRESS and any(entry.placeholder.matches(k) for k in keys):
+                found = entry  # no early end: the time must not tell which
+        return found
+
+    def _drop(self, entry: Entry | None) -> None:
+        if entry is None:
+            return
+        self._by_sandbox.pop(entry.sandbox_id, None)
+        if self._by_address.get(entry.address) is entry:
+            del self._by_address[entry.address]

@@ -1,0 +1,69 @@
+"""How the orchestrator steers the gateway. One contract suite runs on the real client and the fake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from hutch.gateway.table import Entry, Table
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayHealth:
+    """``boot_id`` changes when the gateway restarts; ``synced`` turns true at the first whole
+    table. A new ``boot_id`` or ``synced=False`` means: push the whole table again.
+    """
+
+    boot_id: str
+    entries: int
+    synced: bool
+
+
+class GatewayControl(Protocol):
+    """Every method raises ``hutch.errors.Unavailable`` when the gateway does not answer."""
+
+    async def put_table(self, entries: Iterable[Entry]) -> None:
+        """Replace the whole table; what is not in it is refused from now on."""
+        ...
+
+    async def put(self, entry: Entry) -> None:
+        """Add or replace one sandbox's entry; on return the next request sees it."""
+        ...
+
+    async def remove(self, sandbox_id: str, incarnation: str) -> None:
+        """Forget that incarnation; succeeds when it, or its sandbox, is gone already."""
+        ...
+
+    async def health(self) -> GatewayHealth: ...
+
+    async def close(self) -> None: ...
+
+
+class FakeGateway:
+    """A gateway in memory, for tests of the orchestrator. ``table`` is there to be looked at."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything, as the real one does when it is started again."""
+        self.table = Table()
+        self._synced = False
+        self._boots = getattr(self, "_boots", 0) + 1
+
+    async def put_table(self, entries: Iterable[Entry]) -> None:
+        self.table.replace(entries)
+        self._synced = True
+
+    async def put(self, entry: Entry) -> None:
+        self.table.put(entry)
+
+    async def remove(self, sandbox_id: str, incarnation: str) -> None:
+        self.table.remove(sandbox_id, incarnation)
+
+    async def health(self) -> GatewayHealth:
+        return GatewayHealth(f"fake-{self._boots}", len(self.table), self._synced)
+
+    async def close(self) -> None:
+        pass
