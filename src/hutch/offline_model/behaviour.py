@@ -7,7 +7,7 @@ word                              effect
 ``[[tool:write PATH CONTENT]]``   call a tool that writes the file, answer after its result
 ``[[tool:shell COMMAND]]``        call the shell tool, answer after its result
 ``[[reasoning]]``                 reasoning before the answer
-``[[text:N]]``                    an answer of exactly N bytes
+``[[text:N]]``                    an answer of exactly N bytes (at most 16 MB)
 ``[[slow:N,MS]]``                 N more tokens, MS milliseconds apart
 ``[[hang]]``                      the first event, then nothing for ten minutes
 ``[[status:N]]``                  HTTP error N in the provider's own shape
@@ -141,9 +141,10 @@ def answer(conversation: Conversation, wish: Wish, caller: Caller) -> Answer:
         padded = f"{text} {filler}".encode(errors="replace")[: wish.text_bytes]
         text = padded.decode(errors="ignore")
         text += "." * (wish.text_bytes - len(text.encode()))  # a character may have been cut
-    pieces = _pieces(text)
-    if wish.slow is not None:
-        pieces += tuple(f" token{number}" for number in range(1, wish.slow.tokens + 1))
+    if wish.slow is None:
+        pieces = _pieces(text)
+    else:  # the echo in one piece, so that N tokens take N pauses
+        pieces = (text, *(f" token{number}" for number in range(1, wish.slow.tokens + 1)))
     pause_s = wish.slow.pause_ms / 1000 if wish.slow is not None else 0.0
     return Answer(pieces=pieces, pause_s=pause_s, reasoning=reasoning, hang=wish.hang)
 

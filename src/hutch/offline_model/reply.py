@@ -62,10 +62,10 @@ async def play(script: Script, answer: Answer) -> AsyncIterator[bytes]:
         yield event
     if answer.hang:
         await asyncio.sleep(HANG_S)
-    for event in script.pieces:
-        yield event
-        if answer.pause_s:
+    for number, event in enumerate(script.pieces):
+        if number and answer.pause_s:
             await asyncio.sleep(answer.pause_s)
+        yield event
     for event in script.closing:
         yield event
 
@@ -74,5 +74,5 @@ async def play_whole(body: dict[str, Any], answer: Answer) -> AsyncIterator[byte
     if answer.hang:
         await asyncio.sleep(HANG_S)
     elif answer.pause_s:
-        await asyncio.sleep(min(answer.pause_s * len(answer.pieces), HANG_S))
+        await asyncio.sleep(min(answer.pause_s * (len(answer.pieces) - 1), HANG_S))
     yield json.dumps(body).encode()
