@@ -61,10 +61,12 @@ def test_a_relative_path_lands_in_the_workspace(cli: Cli) -> None:
 
 
 def test_a_shell_call_returns_its_output(cli: Cli) -> None:
-    # No $(…): the Gemini CLI refuses command substitution in a shell call, even in yolo mode.
-    outcome = cli.run("[[tool:shell echo $((6 * 7))-${PWD##*/}]]")
+    # No $(…), $((…)): the Gemini CLI refuses them in a shell call, even in yolo mode.
+    outcome = cli.run("[[tool:shell expr 6 \\* 7; pwd]]")
     assert outcome.returncode == 0, outcome.output
-    assert "42-w" in outcome.text(cli.provider).partition("tool_result=")[2]
+    result = outcome.text(cli.provider).partition("tool_result=")[2]
+    assert "42" in result
+    assert str(cli.workspace) in result
 
 
 def test_reasoning_is_accepted(cli: Cli) -> None:

@@ -224,8 +224,8 @@ def test_what_the_clis_wrap_around_a_prompt_is_not_the_users(http: httpx2.Client
             "role": "user",
             "content": [
                 {"type": "text", "text": "<system-reminder>\nAbout commits\n</system-reminder>\n"},
-                {"type": "text", "text": "first"},
-                {"type": "text", "text": "[Request interrupted by user]"},
+                {"type": "text", "text": "first\n"},
+                {"type": "text", "text": "[Request interrupted by user]\n"},
                 {"type": "text", "text": "<b>mine</b> [[recall]]"},
                 {"type": "text", "text": "<system-reminder>later</system-reminder>"},
             ],

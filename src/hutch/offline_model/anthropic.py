@@ -112,7 +112,7 @@ def _read_user(content: Any, transcript: Transcript) -> None:
         transcript.user(content)
     for block in objects(content):
         text = text_of(block.get("text"))
-        if block.get("type") == "text" and text not in _INTERRUPTED:
+        if block.get("type") == "text" and text.strip() not in _INTERRUPTED:
             transcript.user(text)
         elif block.get("type") == "tool_result":
             parts = block.get("content")

@@ -156,7 +156,8 @@ def _echo(conversation: Conversation, wish: Wish, caller: Caller) -> str:
         f"chars={len(said)} sha256={digest(said)}"
     )
     if wish.recall:
-        earlier = [text[:100] for text in conversation.user_texts[:-1]]
+        # Claude Code ends texts with a newline where it merges messages after an interruption.
+        earlier = [text[:100].rstrip("\n") for text in conversation.user_texts[:-1]]
         text += f" earlier={json.dumps(earlier, ensure_ascii=False)}"
     if conversation.tool_result is not None:
         text += f" tool_result={json.dumps(conversation.tool_result[:200], ensure_ascii=False)}"
