@@ -24,7 +24,7 @@ from tests.offline_model.requests import (
 )
 
 every_provider = pytest.mark.parametrize("provider", PROVIDERS)
-ODD_TEXT = "quotes \"' $(id) `id`\nnewline\ttab \\ emoji 🦦 nul \x00 end"
+ODD_TEXT = "  quotes \"' $(id) `id`\nnewline\ttab \\ emoji 🦦 nul \x00 end \n"
 
 
 def whole(http: httpx2.Client, provider: Provider, *texts: str, **more: Any) -> str:
@@ -291,5 +291,8 @@ def test_malformed_and_oversized_bodies(http: httpx2.Client, provider: Provider)
         response = http.post(path, content=body)
         assert response.status_code == 400, body[:40]
         assert "error" in response.json()
+    half_a_pair = ask(provider, "\ud83d").body
+    lone = http.post(path, content=json.dumps(half_a_pair).encode())
+    assert lone.status_code == 200
     large = http.post(path, content=b" " * (32 * 1024 * 1024 + 1))
     assert large.status_code == 413
