@@ -14,6 +14,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 Isolation: TypeAlias = Literal["gvisor", "runc", "none"]
 BackendState: TypeAlias = Literal["created", "running", "frozen", "exited"]
+EventKind: TypeAlias = Literal["started", "exited", "oom", "frozen", "unfrozen", "destroyed"]
 
 RUNTIME_PORT: Final = 3000
 
@@ -92,7 +93,7 @@ class BackendEvent:
 
     sandbox_id: str
     incarnation: str
-    kind: Literal["started", "exited", "oom", "frozen", "unfrozen", "destroyed"]
+    kind: EventKind
 
 
 class Backend(Protocol):

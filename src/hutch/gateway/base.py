@@ -1,4 +1,4 @@
-"""How the orchestrator steers the gateway. One contract suite runs on the real client and the fake."""
+"""How the orchestrator steers the gateway. One contract suite runs on client and fake."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Entry:
 
 
 class Table:
-    """Entries by address. Every change is one step of the event loop: a request sees all or none."""
+    """Entries by address. A change is one step of the event loop: requests see all or nothing."""
 
     def __init__(self) -> None:
         self._by_sandbox: dict[str, Entry] = {}
