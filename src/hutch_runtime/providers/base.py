@@ -1,0 +1,144 @@
+"""What the runtime asks of a provider: agents, which are conversations ready for a turn.
+
+A driver knows one CLI. For Claude an agent is a process; Codex and Gemini keep many sessions in one
+process, which their driver owns, starts when needed and starts again when it died. The pool
+(``hutch_runtime.agents``) sees agents only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from hutch_runtime.protocol import ErrorCode, EventType, Provider, StopReason
+
+
+class AgentDied(Exception):
+    """The CLI process ended in the middle of a turn; the text says how, for a user to read."""
+
+
+class AgentStartFailed(Exception):
+    """The CLI process could not be started or did not become ready; the text says why."""
+
+
+class SessionNotFound(Exception):
+    """The CLI has no such session."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunError:
+    code: ErrorCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a turn ended. ``text`` is the last block of the answer, "" if there was none; ``error``
+    is set exactly when ``stop_reason`` is ``error``.
+    """
+
+    stop_reason: StopReason
+    error: RunError | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What every driver is made from: ``ClaudeDriver(setup)``, ``CodexDriver(setup)``, …"""
+
+    argv: tuple[str, ...]  # how to start the CLI; arguments go behind it
+    workspace: Path  # the agents' working directory
+    home: Path
+    gateway_url: str  # no slash at the end; a provider's base URL is f"{gateway_url}/{provider}"
+    placeholder_key: (
+        str  # what the CLI takes for its API key; the gateway swaps it for the real one
+    )
+    # PATH, HOME and the like. An agent gets these and what its driver adds, nothing of ours.
+    environment: Mapping[str, str]
+    pids_limit: int  # RLIMIT_NPROC of an agent; 0 is none
+
+
+class Turn(Protocol):
+    """Where a provider puts what happens during one prompt."""
+
+    def emit(self, event_type: EventType, /, **fields: Any) -> None:
+        """Add an event to the run's log. Never blocks; size limits are the log's business.
+        ``run.started`` and ``run.finished`` are the caller's, not a provider's.
+        """
+        ...
+
+
+class Agent(Protocol):
+    """One session of one provider, ready for a prompt. The caller gives it one at a time."""
+
+    @property
+    def session(self) -> str:
+        """The CLI's own id of the session, by which ``Driver.resume`` finds it again."""
+        ...
+
+    @property
+    def resumed(self) -> Literal["resumed", "replayed"] | None:
+        """How an earlier session was taken up; None for one that began with this agent."""
+        ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that serves it, shared or not; None when there is none."""
+        ...
+
+    async def prompt(self, text: str, model: str | None, turn: Turn) -> Outcome:
+        """Run one turn. ``model`` None is the CLI's default, also after a turn with another one.
+
+        Raises ``AgentDied`` if the process ends meanwhile. A failure that the CLI reports is an
+        ``Outcome`` and leaves the agent usable. When the task is cancelled the agent is not used
+        again, only closed.
+        """
+        ...
+
+    async def cancel(self) -> None:
+        """Ask the CLI to end the running turn, which then ends with ``cancelled``; returns without
+        waiting for that. Does nothing when no turn runs.
+        """
+        ...
+
+    async def gone(self) -> str:
+        """Wait until the agent is dead, for whatever cause; returns the reason in a few words."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the session in memory (its files stay); ends the process if it is the agent's
+        own. Bounded in time, never raises, may be called twice.
+        """
+        ...
+
+
+class Driver(Protocol):
+    @property
+    def provider(self) -> Provider: ...
+
+    @property
+    def shares_process(self) -> bool:
+        """True: idle agents cost next to nothing, since one process holds all of them."""
+        ...
+
+    async def spare(self) -> Agent:
+        """A new session, as near to answering its first prompt as can be had without one. Returns
+        when it is ready. Raises ``AgentStartFailed``.
+        """
+        ...
+
+    async def resume(self, session: str) -> Agent:
+        """Take up an earlier session, of which no agent is alive. ``session`` comes from outside:
+        whatever it holds must be safe as an argument and in a path. Raises ``SessionNotFound``,
+        ``AgentStartFailed``.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End what the driver owns; agents may be alive. Bounded in time, never raises."""
+        ...
