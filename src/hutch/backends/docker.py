@@ -44,6 +44,8 @@ _log = structlog.get_logger()
 _CALL_S: Final = 30  # an engine under load answers in seconds; one that hangs, never
 _START_S: Final = 60  # twenty gVisor containers at once on two cores
 _CONNECT_S: Final = 5
+_APPEAR_S: Final = 5  # the engine takes a container's name a moment before it shows the container
+_POLL_S: Final = 0.05
 _TEXT_MAX: Final = 300  # characters of the engine's own words that are passed on
 _REMOVALS: Final = 8  # at once, in cleanup
 
@@ -116,9 +118,12 @@ class DockerBackend:
                 if error.status != 409:
                     raise
                 container = self._docker.containers.container(name)  # an earlier call made it
-        observed = await self.inspect(container.id)
-        if observed is None or observed.incarnation != spec.incarnation:
-            raise BackendError(f"The container {name} is being removed, or is not ours.")
+        try:
+            async with asyncio.timeout(_APPEAR_S):
+                while (observed := await self.inspect(container.id)) is None:
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise BackendError(f"The container {name} is being removed, or is not ours.") from None
         return observed
 
     async def start(self, handle: str) -> Observed:
@@ -280,7 +285,7 @@ class DockerBackend:
 
     async def _until_gone(self, handle: str) -> None:
         while await self.inspect(handle) is not None:  # noqa: ASYNC110  (the engine tells no other way)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_POLL_S)
 
 
 @asynccontextmanager

@@ -1,0 +1,100 @@
+"""What the backends do that start real processes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.contract.conftest import Bench, docker, make_settings, open_kind
+
+# Writes how far it has counted, ten times a second, to where the test can read it.
+COUNT = "i=0; while :; do i=$((i+1)); echo $i > {path}; sleep 0.1; done"
+
+
+async def count(bench: Bench, handle: str) -> int:
+    if bench.kind == "process":
+        path = bench.settings.data_dir / "processes" / handle / "workspace" / "count"
+        text = path.read_text() if path.exists() else "0"
+    else:
+        text = await asyncio.to_thread(docker, "logs", "--tail", "1", handle)
+    return int(text.strip() or 0)
+
+
+async def test_freeze_stops_the_process_and_unfreeze_goes_on(real: Bench) -> None:
+    path = "count" if real.kind == "process" else "/dev/stdout"
+    made = await real.backend.create(real.spec(COUNT.format(path=path)))
+    await real.backend.start(made.handle)
+    async with asyncio.timeout(20):
+        while await count(real, made.handle) < 3:
+            await asyncio.sleep(0.1)
+    await real.backend.freeze(made.handle)
+    await asyncio.sleep(0.3)
+    before = await count(real, made.handle)
+    await asyncio.sleep(1)
+    assert await count(real, made.handle) == before
+    await real.backend.unfreeze(made.handle)
+    async with asyncio.timeout(10):
+        while await count(real, made.handle) < before + 3:
+            await asyncio.sleep(0.1)
+
+
+async def test_a_restarted_orchestrator_finds_and_ends_them(real: Bench) -> None:
+    made = await real.backend.create(real.spec())
+    started = await real.backend.start(made.handle)
+    await real.backend.close()
+    successor = real.again()
+    try:
+        assert await successor.list() == [started]
+        events = successor.watch()
+        waiting = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0.2)
+        await successor.stop(made.handle, grace_s=0)
+        async with asyncio.timeout(20):
+            event = await waiting
+            while event.kind != "exited":
+                event = await anext(events)
+        assert event.incarnation == started.incarnation
+        await events.aclose()  # type: ignore[attr-defined]
+    finally:
+        await successor.cleanup()
+        await successor.close()
+
+
+async def test_another_instances_sandboxes_are_not_seen_nor_touched(
+    real: Bench, tmp_path: Path
+) -> None:
+    other_settings = make_settings(real.kind, tmp_path / "other")
+    other = open_kind(real.kind, other_settings)
+    try:
+        await other.prepare()
+        made = await real.backend.create(real.spec())
+        await real.backend.start(made.handle)
+        assert await other.list() == []
+        assert await other.inspect(made.handle) is None
+        await other.cleanup()
+        assert [o.state for o in await real.backend.list()] == ["running"]
+    finally:
+        await other.cleanup()
+        await other.close()
+
+
+async def test_children_go_with_the_main_process(real: Bench) -> None:
+    made = await real.backend.create(real.spec("sleep 601 & sleep 601 & exec sleep 601"))
+    await real.backend.start(made.handle)
+    async with asyncio.timeout(20):
+        while (await real.backend.stats(made.handle)).pids < 3:
+            await asyncio.sleep(0.1)
+    await real.backend.destroy(made.handle)
+    left = [
+        entry
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _command(entry) == [b"sleep", b"601"]
+    ]
+    assert left == []
+
+
+def _command(entry: Path) -> list[bytes]:
+    try:
+        return (entry / "cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return []

@@ -1,0 +1,249 @@
+"""The walls of a Docker sandbox, tried from inside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hutch.backends.base import Observed
+from hutch.backends.docker import DockerBackend
+from hutch.config import Settings
+from hutch.errors import BackendError, ImageMissing
+from tests.contract.conftest import Bench, docker
+
+FILL = """
+import errno, os, sys
+total = 0
+with open(sys.argv[1] + "/full", "wb", buffering=0) as file:
+    try:
+        while True:
+            total += file.write(b"x" * 65536)
+    except OSError as error:
+        print(errno.errorcode[error.errno], total >> 20)
+"""
+FORK = """
+import os, time
+n = 0
+try:
+    while n < 500:
+        if os.fork() == 0:
+            time.sleep(30)
+            os._exit(0)
+        n += 1
+except OSError as error:
+    print(error.errno, n)
+"""
+REACH = """
+import socket, sys
+s = socket.socket()
+s.settimeout(2)
+try:
+    s.connect((sys.argv[1], int(sys.argv[2])))
+    print("reached")
+except OSError as error:
+    print("no")
+"""
+
+
+async def running(bench: Bench, command: str = "exec sleep 600", **resources: float) -> Observed:
+    made = await bench.backend.create(bench.spec(command, **resources))
+    return await bench.backend.start(made.handle)
+
+
+async def inside(sandbox: Observed, *argv: str) -> str:
+    return (await asyncio.to_thread(docker, "exec", sandbox.handle, *argv)).strip()
+
+
+async def test_an_ordinary_user_with_no_privileges(engine: Bench) -> None:
+    sandbox = await running(engine)
+    assert await inside(sandbox, "id", "-u") == "1000"
+    assert await inside(sandbox, "id", "-G") == "1000"
+    status = dict(
+        line.split(":\t", 1)
+        for line in (await inside(sandbox, "cat", "/proc/1/status")).splitlines()
+        if ":\t" in line
+    )
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd"):
+        assert int(status[kind], 16) == 0, kind
+    if engine.kind == "docker-runc":  # gVisor holds both to be so, but does not print them
+        assert status["NoNewPrivs"] == "1"
+        assert status["Seccomp"] == "2"
+
+
+async def test_only_the_three_directories_can_be_written(engine: Bench) -> None:
+    sandbox = await running(engine)
+    for path in ("/x", "/etc/x", "/usr/bin/x", "/var/x"):
+        said = await inside(sandbox, "touch", path)
+        assert "Read-only file system" in said or "Permission denied" in said, said
+    for path in ("/workspace/x", "/home/app/x", "/tmp/x"):
+        assert await inside(sandbox, "touch", path) == ""
+    assert await inside(sandbox, "stat", "-c", "%a %u %g", "/workspace") == "700 1000 1000"
+    script = "printf '#!/bin/sh\\necho ran' > /workspace/p; chmod +x /workspace/p; /workspace/p"
+    assert await inside(sandbox, "sh", "-c", script) == "ran"
+
+
+async def test_the_disk_ends_where_it_should(engine: Bench) -> None:
+    sandbox = await running(engine, workspace_mb=20, home_mb=10, tmp_mb=15)
+    for path, size in (("/workspace", 20), ("/home/app", 10), ("/tmp", 15)):
+        code, written = (await inside(sandbox, "python3", "-c", FILL, path)).split()
+        assert code == "ENOSPC"
+        assert abs(int(written) - size) <= 1
+
+
+async def test_no_way_to_a_neighbour_nor_out(engine: Bench) -> None:
+    serve = "exec python3 -m http.server 3000"
+    first, second = await running(engine, serve), await running(engine, serve)
+    gateway = await engine.backend.prepare()
+    assert first.address
+    assert second.address
+    async with asyncio.timeout(20):
+        while not await asyncio.to_thread(_answers, second.address, second.port):
+            await asyncio.sleep(0.1)
+    assert await inside(second, "python3", "-c", REACH, "127.0.0.1", "3000") == "reached"
+    for host, port in (
+        (second.address, 3000),
+        ("1.1.1.1", 443),
+        ("8.8.8.8", 53),
+        ("169.254.169.254", 80),
+    ):
+        assert await inside(first, "python3", "-c", REACH, host, str(port)) == "no", host
+    with socket.create_server((gateway, 0)) as listener:  # the one way: the host's end
+        port = listener.getsockname()[1]
+        assert await inside(first, "python3", "-c", REACH, gateway, str(port)) == "reached"
+        listener.settimeout(5)
+        connection, (source, _) = await asyncio.to_thread(listener.accept)
+        connection.close()
+    assert source == first.address
+
+
+async def test_names_are_not_resolved(engine: Bench) -> None:
+    sandbox = await running(engine)
+    began = time.monotonic()
+    said = await inside(sandbox, "getent", "hosts", "example.org")
+    assert said.startswith("ERROR")
+    assert time.monotonic() - began < 10
+
+
+async def test_the_environment_is_what_was_given(engine: Bench) -> None:
+    sandbox = await running(engine)
+    names = {line.partition("=")[0] for line in (await inside(sandbox, "env")).splitlines()}
+    assert names - {"HOME", "PATH", "HOSTNAME"} <= image_environment() | {"HUTCH_TEST_COMMAND"}
+
+
+async def test_too_much_memory_ends_it_and_it_is_told(engine: Bench) -> None:
+    events = engine.backend.watch()
+    sandbox = await running(
+        engine,
+        "exec python3 -c 'x = bytearray(b\"x\") * (400 << 20); input()'",
+        memory_soft_mb=128,
+        memory_hard_mb=128,
+    )
+    kinds = set()
+    async with asyncio.timeout(30):
+        async for event in events:
+            kinds.add(event.kind)
+            if event.kind == "exited":
+                break
+    await events.aclose()  # type: ignore[attr-defined]
+    assert "oom" in kinds
+    ended = await engine.backend.inspect(sandbox.handle)
+    assert ended is not None
+    assert ended.oom_killed
+    assert ended.exit_code != 0
+
+
+async def test_the_limit_of_processes(engine: Bench) -> None:
+    sandbox = await running(engine, pids=64)
+    if engine.kind == "docker-gvisor":  # at its limit gVisor ends the whole sandbox
+        limit = json.loads(docker("inspect", sandbox.handle))[0]["HostConfig"]["PidsLimit"]
+        assert limit == 64
+        return
+    errno, forked = (await inside(sandbox, "python3", "-c", FORK)).split()
+    assert errno == "11"
+    assert 40 < int(forked) < 64
+
+
+async def test_cpu_and_swap_are_bounded(engine: Bench) -> None:
+    sandbox = await running(engine, cpu_share=0.5, cpu_ceiling=1.0)
+    host = json.loads(docker("inspect", sandbox.handle))[0]["HostConfig"]
+    assert (host["CpuShares"], host["NanoCpus"]) == (512, 10**9)
+    assert host["Memory"] == host["MemorySwap"] == 1024 << 20
+    assert host["MemoryReservation"] == 512 << 20
+    assert host["Runtime"] == ("runsc" if engine.kind == "docker-gvisor" else "runc")
+    # Two busy processes for two seconds get no more than the ceiling between them.
+    busy = "timeout 2 sh -c 'while :; do :; done'"
+    before = (await engine.backend.stats(sandbox.handle)).cpu_seconds
+    began = time.monotonic()
+    await inside(sandbox, "sh", "-c", f"{busy} & {busy} & wait")
+    used = (await engine.backend.stats(sandbox.handle)).cpu_seconds - before
+    assert used / (time.monotonic() - began) < 1.15
+
+
+async def test_what_it_prints_does_not_fill_the_disk(engine: Bench) -> None:
+    sandbox = await running(engine, "yes 0123456789012345678901234567890123456789 | head -c 8M")
+    async with asyncio.timeout(40):
+        while (now := await engine.backend.inspect(sandbox.handle)) and now.state == "running":
+            await asyncio.sleep(0.2)
+    assert len(docker("logs", sandbox.handle)) < 3 << 20
+
+
+async def test_prepare_races_with_another_process(engine: Bench) -> None:
+    await engine.backend.cleanup()
+    others = [engine.again() for _ in range(4)]
+    try:
+        addresses = await asyncio.gather(*(other.prepare() for other in others))
+        assert len(set(addresses)) == 1
+        name = f"hutch-{engine.settings.instance}"
+        assert docker("network", "ls", "-q", "--filter", f"name={name}").count("\n") == 1
+    finally:
+        for other in others:
+            await other.close()
+
+
+async def test_a_missing_image_is_told(engine: Bench) -> None:
+    spec = replace(engine.spec(), image="hutch-test-missing:none")
+    with pytest.raises(ImageMissing, match="hutch-test-missing"):
+        await engine.backend.create(spec)
+
+
+async def test_an_open_network_of_the_same_name_is_refused(image: str, tmp_path: Path) -> None:
+    assert image
+    settings = Settings(data_dir=tmp_path)
+    name = f"hutch-{settings.instance}"
+    docker("network", "create", name)
+    backend = DockerBackend(settings)
+    try:
+        with pytest.raises(BackendError, match="not the closed one"):
+            await backend.prepare()
+    finally:
+        await backend.close()
+        docker("network", "rm", name)
+
+
+async def test_an_engine_that_is_not_there(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, docker_host=f"unix://{tmp_path}/nobody.sock")
+    backend = DockerBackend(settings)
+    with pytest.raises(BackendError, match="does not answer"):
+        await backend.capabilities()
+    with pytest.raises(BackendError, match="broke off|does not answer"):
+        await anext(backend.watch())
+    await backend.close()
+
+
+def image_environment() -> set[str]:
+    environment = json.loads(docker("inspect", "hutch-test-backend:latest"))[0]["Config"]["Env"]
+    return {item.partition("=")[0] for item in environment or []}
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
