@@ -45,7 +45,7 @@ class Connection:
     """One conversation with one process.
 
     Args:
-        write: sends one line, newline included; may raise ``OSError``.
+        write: sends one line, newline included; may raise ``ConnectionLost``.
         notified: called with method, params and the raw line, in order of arrival.
         asked: answers a request of the other side, at once; ``RpcError`` becomes its error. What it
             does not know it refuses, for a CLI that waits for an answer waits for ever.
@@ -138,10 +138,7 @@ class Connection:
     async def _send(self, message: dict[str, Any]) -> None:
         # ASCII on the wire: half a surrogate pair, legal in JSON, has no UTF-8 of its own.
         line = json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":"))
-        try:
-            await self._write(line.encode("ascii") + b"\n")
-        except OSError as error:
-            raise ConnectionLost(self._lost or "it no longer reads its input") from error
+        await self._write(line.encode("ascii") + b"\n")
 
     def _answered(self, message: dict[str, Any]) -> None:
         number = message["id"]

@@ -28,7 +28,7 @@ class Wire:
 
     async def write(self, line: bytes) -> None:
         if self.broken:
-            raise BrokenPipeError
+            raise ConnectionLost("broken")
         assert line.endswith(b"\n")
         assert line.count(b"\n") == 1
         self.sent.append(json.loads(line))

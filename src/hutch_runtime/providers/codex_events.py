@@ -92,6 +92,8 @@ class TurnTranslator:
         self._before = usage_before
         self.totals = usage_before
         self._open: dict[str, ToolItem] = {}
+        self._block: list[str] = []  # deltas of a block that is not finished
+        self.text = ""  # the last block of the answer
         self._reasoned: set[str] = set()
         self._retries = 0
         self.failure: Failure | None = None
@@ -102,6 +104,7 @@ class TurnTranslator:
         match method:
             case "item/agentMessage/delta" | "item/plan/delta":
                 self._delta("text.delta", params)
+                self._block.append(_text(params.get("delta")))
             case "item/reasoning/summaryTextDelta" | "item/reasoning/textDelta":
                 self._reasoned.add(_text(params.get("itemId")))
                 self._delta("reasoning.delta", params)
@@ -123,8 +126,9 @@ class TurnTranslator:
     def close(self) -> None:
         """End what the turn left open, and report its tokens.
 
-        Codex says nothing more of a tool that was running when the turn was interrupted.
+        Codex says nothing more of a tool or a text that an interruption or an error cut off.
         """
+        self._end_block("".join(self._block))
         for item_id in list(self._open):
             del self._open[item_id]
             self._emit("tool.finished", tool_id=item_id, ok=False, output="")
@@ -138,6 +142,16 @@ class TurnTranslator:
                     cached_tokens=used[2],
                     cost_usd=None,
                 )
+
+    def begin_from(self, totals: tuple[int, int, int] | None) -> None:
+        """The thread's totals before this turn, learnt late."""
+        self._before = self.totals = totals
+
+    def _end_block(self, text: str) -> None:
+        self._block.clear()
+        if text:
+            self.text = text
+            self._emit("text", text=text)
 
     def _delta(self, event: str, params: dict[str, Any]) -> None:
         text = _text(params.get("delta"))
@@ -156,8 +170,8 @@ class TurnTranslator:
             return
         kind, item_id = _text(item.get("type")), _text(item.get("id"))
         if kind in {"agentMessage", "plan"}:
-            if done and _text(item.get("text")):
-                self._emit("text", text=item["text"])
+            if done:
+                self._end_block(_text(item.get("text")))
         elif kind == "reasoning":
             if done and item_id not in self._reasoned:
                 self._reasoning(item)

@@ -55,6 +55,7 @@ class TurnTranslator:
         self._emit = emit
         self._block: list[str] = []
         self._open: set[str] = set()
+        self.text = ""  # the last block of the answer
 
     def update(self, update: dict[str, Any], line: str) -> None:
         """The ``update`` of one ``session/update``."""
@@ -123,7 +124,8 @@ class TurnTranslator:
 
     def _end_block(self) -> None:
         if self._block:
-            self._emit("text", text="".join(self._block))
+            self.text = "".join(self._block)
+            self._emit("text", text=self.text)
             self._block.clear()
 
     def _plan(self, update: dict[str, Any]) -> None:

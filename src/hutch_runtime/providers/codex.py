@@ -1,0 +1,137 @@
+"""Codex CLI 0.169 as one ``codex app-server`` per sandbox, with a thread for each session.
+
+Started ahead, with threads ready, it answers a first prompt in some 40 ms; ``codex exec`` takes
+140 ms for each and does not stream text. Threads are not ephemeral: a new process resumes them from
+their rollout files in ``$CODEX_HOME/sessions``. A thread that never had a turn has no file, and
+ends with its process.
+
+Codex reads neither ``OPENAI_BASE_URL`` nor ``OPENAI_API_KEY``, so the gateway is a model provider
+of its own in its configuration. A second ``turn/start`` on a busy thread is no error to it: it
+steers the running turn.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from hutch_runtime.jsonrpc import RpcError
+from hutch_runtime.protocol import Provider
+from hutch_runtime.providers.base import AgentStartFailed, SessionNotFound, Setup
+from hutch_runtime.providers.codex_agent import CodexAgent
+from hutch_runtime.providers.codex_requests import answer_request
+from hutch_runtime.providers.rpc_process import RpcProcess, SharedProcess, new_session
+
+_KEY_VARIABLE: Final = "HUTCH_KEY"
+# Codex's own words for a thread that has no rollout file.
+_NOT_FOUND: Final = ("no rollout found", "thread not found", "invalid session id")
+_THREAD_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_QUIET: Final = (
+    *("-c", "analytics.enabled=false"),
+    *("-c", "check_for_update_on_startup=false"),
+    *("--disable", "plugins"),
+    *("--disable", "apps"),
+    # Else it waits for a gateway that is not there for ever (measured: more than ten minutes).
+    *("--disable", "unbounded_connection_retries"),
+)
+
+
+class CodexDriver:
+    provider: Final[Provider] = "codex"
+    shares_process: Final = True
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._home = setup.home / ".codex"
+        self._shared = SharedProcess(self._begin, self._greet)
+        self._default_model: str | None = None
+
+    async def spare(self) -> CodexAgent:
+        process = await self._shared.get()
+        try:
+            result = await new_session(process, "thread/start", self._thread())
+        except RpcError as error:
+            raise AgentStartFailed(error.message) from error
+        thread = result.get("thread")
+        session = thread.get("id") if isinstance(thread, dict) else None
+        if not isinstance(session, str):
+            raise AgentStartFailed("thread/start was answered without an id")
+        model = _model(result)
+        self._default_model = self._default_model or model
+        agent = CodexAgent(
+            process, session, resumed=None, model=model, default_model=model, totals=(0, 0, 0)
+        )
+        process.listen(session, agent)
+        return agent
+
+    async def resume(self, session: str) -> CodexAgent:
+        if not _THREAD_ID.fullmatch(session):
+            raise SessionNotFound(session)
+        process = await self._shared.get()
+        agent = CodexAgent(
+            process, session, resumed="resumed", model=None, default_model=None, totals=None
+        )
+        # First, for the thread's token totals come right behind the answer.
+        process.listen(session, agent)
+        try:
+            params = {"threadId": session, "excludeTurns": True, **self._thread()}
+            result = await new_session(process, "thread/resume", params)
+        except RpcError as error:
+            process.unlisten(session, agent)
+            if error.message.startswith(_NOT_FOUND):
+                raise SessionNotFound(session) from error
+            raise AgentStartFailed(error.message) from error
+        except AgentStartFailed:
+            process.unlisten(session, agent)
+            raise
+        agent.model = _model(result)
+        agent.default_model = self._default_model or agent.model
+        return agent
+
+    async def close(self) -> None:
+        await self._shared.close()
+
+    async def _begin(self) -> RpcProcess:
+        # Codex refuses a CODEX_HOME that is not there.
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        process = RpcProcess("threadId", lambda *request: answer_request(process, *request))
+        environment = {"CODEX_HOME": str(self._home), _KEY_VARIABLE: self._setup.placeholder_key}
+        await process.start(self._setup, self._arguments(), environment)
+        return process
+
+    async def _greet(self, process: RpcProcess) -> None:
+        await process.connection.request(
+            "initialize",
+            {
+                "clientInfo": {"name": "hutch", "title": None, "version": "1"},
+                "capabilities": {"experimentalApi": True, "requestAttestation": False},
+            },
+        )
+        await process.connection.notify("initialized")
+
+    def _arguments(self) -> tuple[str, ...]:
+        # JSON's strings are TOML's basic strings.
+        settings = {
+            "name": json.dumps("hutch"),
+            "base_url": json.dumps(f"{self._setup.gateway_url}/codex/v1"),
+            "env_key": json.dumps(_KEY_VARIABLE),
+            "wire_api": json.dumps("responses"),
+            "request_max_retries": "2",
+            "stream_max_retries": "2",
+        }
+        table = ",".join(f"{name}={value}" for name, value in settings.items())
+        gateway = ("-c", "model_provider=hutch", "-c", f"model_providers.hutch={{{table}}}")
+        return ("app-server", *gateway, *_QUIET)
+
+    def _thread(self) -> dict[str, object]:
+        return {
+            "cwd": str(self._setup.workspace),
+            "approvalPolicy": "never",
+            "sandbox": "danger-full-access",  # the container is the sandbox
+        }
+
+
+def _model(result: dict[str, object]) -> str | None:
+    model = result.get("model")
+    return model if isinstance(model, str) else None

@@ -1,0 +1,153 @@
+"""One Gemini session: its turns, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final, Literal
+
+from hutch_runtime.jsonrpc import ConnectionLost, RpcError
+from hutch_runtime.protocol import LINE_MAX_BYTES
+from hutch_runtime.providers.base import AgentDied, Outcome, RunError, Turn
+from hutch_runtime.providers.gemini_errors import error_code, readable
+from hutch_runtime.providers.gemini_events import TurnTranslator, stop_reason
+from hutch_runtime.providers.rpc_process import RpcAgent, RpcProcess
+
+# The CLI's own default, DEFAULT_GEMINI_MODEL. With no model, or "auto", it puts a call to a router
+# in front of each prompt.
+DEFAULT_MODEL: Final = "gemini-2.5-pro"
+# A text that begins like "/help" or "$ init" the CLI takes for a command of its own and never shows
+# to the model. It looks at all leading text blocks together, so a block in front prevents that.
+_COMMAND_MARKS: Final = ("/", "$")
+STDERR_LAG_S: Final = 0.05
+_GUARD: Final = "The user's message follows."
+
+
+class GeminiAgent(RpcAgent):
+    """``acp_session`` is the id on the wire; ``session`` what the files and callers know."""
+
+    def __init__(
+        self,
+        process: RpcProcess,
+        session: str,
+        acp_session: str,
+        *,
+        resumed: Literal["resumed"] | None,
+    ) -> None:
+        super().__init__(process, session, resumed)
+        self.updates = 0  # heard so far
+        self._acp_session = acp_session
+        self._model: str | None = None
+        self._turn: Turn | None = None
+        self._translator: TurnTranslator | None = None
+        self._asked = False  # the prompt is with the CLI
+        self._cancelled = False
+
+    async def prompt(self, text: str, model: str | None, turn: Turn) -> Outcome:
+        translator = self._translator = TurnTranslator(turn.emit)
+        self._turn = turn
+        self._cancelled = False
+        try:
+            outcome = await self._run(text, model or DEFAULT_MODEL, translator)
+        except ConnectionLost as error:
+            raise AgentDied(str(error)) from error
+        finally:
+            if self._asked:  # our task was cancelled: the CLI would go on
+                self._asked = False
+                await self._tell_cancel()
+            translator.close()
+            self._translator = self._turn = None
+        return Outcome(outcome.stop_reason, outcome.error, translator.text)
+
+    async def cancel(self) -> None:
+        if self._translator is None or self._cancelled:
+            return
+        self._cancelled = True
+        if self._asked:
+            await self._tell_cancel()
+
+    async def close(self) -> None:
+        if not self.end("closed"):
+            return
+        await self.cancel()
+        self._process.unlisten(self._acp_session, self)
+
+    def heard(self, method: str, params: dict[str, Any], line: str) -> None:
+        self.updates += 1
+        if self._translator is None or self._turn is None:
+            return
+        update = params.get("update")
+        if method == "session/update" and isinstance(update, dict):
+            self._translator.update(update, line)
+        else:
+            self._turn.emit("unparsed", line=line)
+
+    def permission(self, params: dict[str, Any]) -> None:
+        """A request to allow a tool call: the only thing that is said of such a call's start."""
+        call = params.get("toolCall")
+        if self._translator is not None and isinstance(call, dict):
+            self._translator.tool(call)
+
+    def unreadable(self, line: str) -> None:
+        if self._turn is not None:
+            self._turn.emit("unparsed", line=line)
+
+    def line_dropped(self, size: int) -> None:
+        if self._turn is not None:
+            self._turn.emit(
+                "truncated", scope="line", limit_bytes=LINE_MAX_BYTES, dropped_bytes=size
+            )
+
+    def died(self, reason: str) -> None:
+        self.end(reason)
+
+    async def _run(self, text: str, model: str, translator: TurnTranslator) -> Outcome:
+        request = self._process.connection.request
+        here = {"sessionId": self._acp_session}
+        try:
+            if model != self._model:
+                await request("session/set_model", {**here, "modelId": model})
+                self._model = model
+            if self._cancelled:
+                return Outcome("cancelled")
+            self._asked = True
+            asking = {**here, "prompt": blocks(text)}
+            result = await request("session/prompt", asking, timeout_s=None)
+            self._asked = False
+        except RpcError as error:
+            self._asked = False
+            if self._cancelled:
+                return Outcome("cancelled")
+            return Outcome("error", await self._read_error(error))
+        except TimeoutError:
+            return Outcome("error", RunError("provider_error", "Gemini did not take the model"))
+        answer = result if isinstance(result, dict) else {}
+        translator.close()
+        translator.usage(answer)
+        stop = stop_reason(answer)
+        if stop is None:
+            said = f"unknown stop reason {answer.get('stopReason')!r:.100}"
+            return Outcome("error", RunError("provider_error", said))
+        return Outcome(stop)
+
+    async def _read_error(self, error: RpcError) -> RunError:
+        code, _ = error_code(error.code, error.message)
+        if code == "provider_error":
+            # Only standard error may tell, a pipe of its own: what it says may come a bit later.
+            await asyncio.sleep(STDERR_LAG_S)
+            code, _ = error_code(error.code, error.message, said=self._process.said)
+        return RunError(code, readable(error.message))
+
+    async def _tell_cancel(self) -> None:
+        with contextlib.suppress(ConnectionLost):
+            notify = self._process.connection.notify
+            await notify("session/cancel", {"sessionId": self._acp_session})
+
+
+def blocks(text: str) -> list[dict[str, str]]:
+    """The prompt's content blocks; the user's text is the last, byte for byte."""
+    prompt = {"type": "text", "text": text}
+    # What JavaScript's trim takes away and Python's does not is the byte order mark.
+    if text.replace("\ufeff", " ").lstrip().startswith(_COMMAND_MARKS):
+        return [{"type": "text", "text": _GUARD}, prompt]
+    return [prompt]
