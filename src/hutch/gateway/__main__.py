@@ -1,0 +1,46 @@
+"""``python -m hutch.gateway --host ADDRESS``: its own process, so an API restart cuts nothing."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import sys
+
+import structlog
+import uvloop
+
+from hutch.config import Settings
+from hutch.errors import HutchError
+from hutch.gateway.server import serve
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m hutch.gateway", description=__doc__)
+    parser.add_argument(
+        "--host",
+        required=True,
+        type=ipaddress.IPv4Address,
+        help="the literal address at which sandboxes reach this host",
+    )
+    arguments = parser.parse_args()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(Settings(), host=str(arguments.host)))
+    except HutchError as error:
+        sys.stderr.write(f"{error.message}\n{error.hint}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

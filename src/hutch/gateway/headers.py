@@ -1,0 +1,94 @@
+"""Which headers pass the gateway, each way. What the sandbox says about itself never does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from multidict import CIMultiDict
+
+from hutch.gateway.refusals import Refusal
+from hutch.gateway.table import Route
+
+# About one connection, so never for the next one (RFC 9110, 7.6.1); framing is done anew.
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_KEYS: Final = ("x-api-key", "x-goog-api-key", "api-key")
+_CREDENTIALS: Final = frozenset({"authorization", "cookie", *_KEYS})
+_OURS: Final = "x-hutch-"
+# A cookie would be kept for somebody who cannot send it; an alternative service would be dialled
+# past the gateway.
+_NOT_FOR_SANDBOXES: Final = frozenset({"set-cookie", "alt-svc"})
+
+
+def presented_keys(headers: Mapping[str, str]) -> Iterator[str]:
+    """The keys that a request shows, whichever way its CLI sends them."""
+    for name in _KEYS:
+        if name in headers:
+            yield headers[name]
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        yield key.strip()
+
+
+def to_provider(headers: Iterable[tuple[str, str]], route: Route) -> CIMultiDict[str]:
+    """The sandbox's headers, without any credential, with the route's. Raises ``Refusal``."""
+    items = list(headers)
+    dropped = _HOP_BY_HOP | _CREDENTIALS | {_plain(route.header)} | _nominated(items)
+    passed: CIMultiDict[str] = CIMultiDict()
+    for name, value in items:
+        plain = _plain(name)
+        if plain in dropped or plain.startswith(_OURS):
+            continue
+        if not _encodable(value):
+            raise Refusal(400, "a header of the request is not UTF-8.")
+        passed.add(name, value)
+    passed[route.header] = route.value.reveal()
+    return passed
+
+
+def to_sandbox(headers: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
+    """The provider's headers, less those of its connection to us."""
+    items = list(headers)
+    dropped = (_HOP_BY_HOP | _NOT_FOR_SANDBOXES | _nominated(items)) - {"content-length"}
+    return CIMultiDict(
+        (name, value) for name, value in items if _plain(name) not in dropped and _encodable(value)
+    )
+
+
+def _plain(name: str) -> str:
+    """Some servers take an underscore for a dash: ``X_Api_Key`` must not slip through."""
+    return name.lower().replace("_", "-")
+
+
+def _nominated(items: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """The headers that ``Connection`` names as its own."""
+    return frozenset(
+        _plain(token.strip())
+        for name, value in items
+        if name.lower() == "connection"
+        for token in value.split(",")
+    )
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

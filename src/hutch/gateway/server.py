@@ -1,0 +1,126 @@
+"""The gateway's two sockets: a port for sandboxes, a Unix socket for the orchestrator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from hutch.config import Settings
+from hutch.errors import HostNotReady
+from hutch.gateway.control import control_app
+from hutch.gateway.proxy import Proxy
+from hutch.gateway.table import Table
+from hutch_runtime.protocol import KIB
+
+_log = structlog.get_logger()
+
+_IP_FREEBIND: Final = 15  # from linux/in.h; the socket module has no name for it
+_BACKLOG: Final = 1024
+_LINE_MAX: Final = 16 * KIB
+_HEADER_MAX: Final = 16 * KIB
+_IDLE_S: Final = 75
+_DRAIN_S: Final = 5  # for answers that are under way when we are told to end
+
+
+class Gateway:
+    """``host`` is a literal address; it need not exist yet, for the sandboxes' bridge may be made
+    after us. ``port`` tells the one in use when the settings say 0.
+    """
+
+    def __init__(self, settings: Settings, *, host: str) -> None:
+        self._settings = settings
+        self._host = host
+        self._proxy: Proxy | None = None
+        self._runners: list[web.BaseRunner] = []
+        self.port = settings.gateway_port
+
+    async def start(self) -> None:
+        """Raises ``HostNotReady`` when the port is taken: no second gateway beside a first."""
+        listener = _port_socket(self._host, self.port)
+        self.port = listener.getsockname()[1]
+        self._proxy = Proxy(Table())
+        server = web.Server(
+            self._proxy.handle,
+            handler_cancellation=True,  # a sandbox that goes away ends its request upstream
+            auto_decompress=False,
+            access_log=None,
+            keepalive_timeout=_IDLE_S,
+            max_line_size=_LINE_MAX,
+            max_field_size=_HEADER_MAX,
+        )
+        await self._serve(web.ServerRunner(server, shutdown_timeout=_DRAIN_S), listener)
+        control = web.AppRunner(
+            control_app(self._proxy), access_log=None, shutdown_timeout=_DRAIN_S
+        )
+        await self._serve(control, _control_socket(self._settings.gateway_socket))
+        _log.info("gateway.listening", host=self._host, port=self.port)
+
+    async def close(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+        self._runners.clear()
+        if self._proxy is not None:
+            self._settings.gateway_socket.unlink(missing_ok=True)
+            await self._proxy.close()
+            self._proxy = None
+
+    async def _serve(self, runner: web.BaseRunner, listener: socket.socket) -> None:
+        await runner.setup()
+        self._runners.append(runner)
+        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+
+
+async def serve(settings: Settings, *, host: str) -> None:
+    """Run until SIGTERM or SIGINT."""
+    gateway = Gateway(settings, host=host)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await gateway.start()
+        await stop.wait()
+    finally:
+        await gateway.close()
+
+
+def _port_socket(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        listener.setblocking(False)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise HostNotReady(
+            f"The gateway cannot listen on {host}:{port}: {error.strerror}.",
+            hint="Is another gateway running? HUTCH_GATEWAY_PORT sets another port.",
+        ) from error
+    return listener
+
+
+def _control_socket(path: Path) -> socket.socket:
+    """Bound under another name and moved into place: never there with a wider mode, nor dead."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.bind(str(draft))
+        draft.chmod(0o600)
+        draft.replace(path)
+    except OSError as error:
+        listener.close()
+        raise HostNotReady(
+            f"The gateway cannot make its control socket {path}: {error.strerror or error}.",
+            hint="A socket's path has at most 107 bytes: HUTCH_DATA_DIR may be too long.",
+        ) from error
+    return listener

@@ -1,0 +1,72 @@
+"""From a request line's target to the provider's URL, byte for byte, and never above its base."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote, unquote_plus
+
+from yarl import URL
+
+from hutch.gateway.refusals import Refusal
+from hutch_runtime.protocol import PROVIDERS, Provider
+
+# Printable ASCII without what a URL parser further on may take for something else.
+_PLAIN: Final = re.compile(r"[!\"$-\[\]-~]*")
+_DECODINGS: Final = 3  # %252e%252e: a server behind the first may decode again
+# Google's APIs take a key in the query as well; one that a sandbox sends must not go out.
+_QUERY_KEYS: Final = frozenset({"key", "access_token", "oauth_token"})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    provider: Provider
+    path: str  # after the provider's name: "" or "/…", as it was sent
+    query: str  # without the question mark, keys taken out
+    presented: tuple[str, ...]  # the keys that were in the query
+
+    def url(self, base_url: str) -> URL:
+        path = self.path or "/"
+        query = f"?{self.query}" if self.query else ""
+        return URL(f"{base_url.rstrip('/')}{path}{query}", encoded=True)
+
+
+def parse_target(raw: str) -> Target:
+    """Raises ``Refusal`` for anything but ``/{provider}[/…][?…]``."""
+    if not raw.startswith("/"):
+        raise Refusal(403, "only the paths /claude, /codex and /gemini lead anywhere.")
+    path, _, query = raw.partition("?")
+    name, slash, rest = path[1:].partition("/")
+    for provider in PROVIDERS:
+        if name == provider:
+            break
+    else:
+        raise Refusal(403, "only the paths /claude, /codex and /gemini lead anywhere.")
+    if _PLAIN.fullmatch(path) is None or _PLAIN.fullmatch(query) is None or _climbs(rest):
+        raise Refusal(400, "the request's path is not one that can be forwarded.")
+    presented: list[str] = []
+    if provider == "gemini":
+        query, presented = _without_keys(query)
+    return Target(provider, slash + rest, query, tuple(presented))
+
+
+def _climbs(path: str) -> bool:
+    for _ in range(_DECODINGS):
+        for segment in re.split(r"[/\\]", path):
+            # Some servers drop what follows a semicolon, and read "..;x" as "..".
+            if segment.partition(";")[0] in {".", ".."}:
+                return True
+        path = unquote(path)
+    return False
+
+
+def _without_keys(query: str) -> tuple[str, list[str]]:
+    kept, keys = [], []
+    for piece in query.split("&"):
+        name, _, value = piece.partition("=")
+        if unquote_plus(name).strip().lower() in _QUERY_KEYS:
+            keys.append(unquote_plus(value))
+        else:
+            kept.append(piece)
+    return "&".join(kept), keys
