@@ -1,0 +1,295 @@
+"""The pool: agents started ahead of need, one per session, kept for the next turn.
+
+For each provider it keeps a spare, which is a new session ready for its first prompt, and the
+agents of sessions that had a turn. What it does not own: the CLI's session files, by which a
+session outlives its agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from hutch_runtime.protocol import AgentOrigin, Provider
+from hutch_runtime.providers.base import Agent, AgentStartFailed, Driver
+
+_log = logging.getLogger(__name__)
+
+# An idle Claude process holds 100 to 130 MB of the sandbox's 512: the spare and one session's.
+IDLE_PROCESSES_MAX: Final = 2
+IDLE_SESSIONS_MAX: Final = 16  # where one process holds them all
+# Starting an agent takes the sandbox's whole CPU for half a second, which a prompt that follows an
+# answer at once should not have to share.
+REFILL_AFTER_S: Final = 1.0
+RETRY_FIRST_S: Final = 1.0
+RETRY_MAX_S: Final = 60.0
+REASONS_KEPT: Final = 64  # sessions of which we remember why their agent ended
+REASON_MAX_CHARS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An agent for one turn. ``restarted`` says why an earlier session needed a new one."""
+
+    agent: Agent
+    origin: AgentOrigin
+    restarted: str | None = None
+
+
+@dataclass(slots=True)
+class _Slot:
+    agent: Agent
+    busy: bool = True
+    idle_since: float = 0.0
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """What the pool holds of one provider."""
+
+    driver: Driver
+    wanted: bool  # a spare is
+    spare: Agent | None = None
+    spare_since: float = 0.0
+    starting: asyncio.Task[None] | None = None
+    tried: bool = False
+    failure: str = ""
+    failures: int = 0
+    slots: OrderedDict[str, _Slot] = field(default_factory=OrderedDict)  # least lately used first
+    ended: OrderedDict[str, str] = field(default_factory=OrderedDict)  # session → why
+
+    @property
+    def idle_max(self) -> int:
+        return IDLE_SESSIONS_MAX if self.driver.shares_process else IDLE_PROCESSES_MAX
+
+
+class Pool:
+    def __init__(
+        self,
+        drivers: Mapping[Provider, Driver],
+        *,
+        prewarm: tuple[Provider, ...],
+        idle_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._shelves = {
+            name: _Shelf(driver, wanted=name in prewarm, tried=name not in prewarm)
+            for name, driver in drivers.items()
+        }
+        self._idle_s = idle_s
+        self._clock = clock
+        self._turns = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._refill_timer: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        """Begin to start agents ahead of need, and to reap idle ones."""
+        self._spawn(self._prewarm())
+        self._spawn(self._reap())
+
+    @property
+    def ready(self) -> bool:
+        """Every agent that was to be started ahead has been tried."""
+        return all(shelf.tried for shelf in self._shelves.values())
+
+    async def take(self, provider: Provider, session: str | None) -> Lease:
+        """An agent for one turn, to be given back by ``put_back``. Its session must not be in use.
+
+        Raises ``SessionNotFound``, ``AgentStartFailed``.
+        """
+        shelf = self._shelves[provider]
+        self._turns += 1
+        try:
+            lease = await (self._new(shelf) if session is None else self._old(shelf, session))
+        except BaseException:
+            self._turn_ended()
+            raise
+        shelf.slots[lease.agent.session] = _Slot(lease.agent)
+        return lease
+
+    async def put_back(self, provider: Provider, lease: Lease, *, usable: bool) -> None:
+        """The turn is over; ``usable`` False closes the agent."""
+        shelf, agent = self._shelves[provider], lease.agent
+        slot = shelf.slots.pop(agent.session, None)
+        if slot is not None and usable and agent.alive:
+            slot.busy, slot.idle_since = False, self._clock()
+            shelf.slots[agent.session] = slot
+        else:
+            reason = await _reason(agent) if not agent.alive else "it did not obey"
+            self._remember(shelf, agent.session, reason)
+            await agent.close()
+        self._turn_ended()
+        await self._evict(shelf)
+
+    def report(self) -> list[dict[str, Any]]:
+        """For ``/health``: each agent, and each one that should be there and is not."""
+        agents: list[dict[str, Any]] = []
+
+        def add(provider: Provider, state: str, **known: Any) -> None:
+            empty = {"session": None, "pid": None, "idle_s": None, "reason": None}
+            agents.append({"provider": provider, "state": state, **empty, **known})
+
+        now = self._clock()
+        for provider, shelf in self._shelves.items():
+            if shelf.spare is not None:
+                idle_s = round(now - shelf.spare_since, 1)
+                pid = shelf.spare.pid
+                add(provider, "spare", session=shelf.spare.session, pid=pid, idle_s=idle_s)
+            elif shelf.starting is not None:
+                add(provider, "starting")
+            elif shelf.failure:
+                add(provider, "failed", reason=shelf.failure)
+            for session, slot in shelf.slots.items():
+                idle_s = 0.0 if slot.busy else round(now - slot.idle_since, 1)
+                state = "busy" if slot.busy else "idle"
+                add(provider, state, session=session, pid=slot.agent.pid, idle_s=idle_s)
+            for session, reason in shelf.ended.items():
+                add(provider, "ended", session=session, reason=reason)
+        return agents
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._refill_timer is not None:
+            self._refill_timer.cancel()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        agents = [slot.agent for shelf in self._shelves.values() for slot in shelf.slots.values()]
+        agents += [shelf.spare for shelf in self._shelves.values() if shelf.spare is not None]
+        await asyncio.gather(*(agent.close() for agent in agents), return_exceptions=True)
+        drivers = [shelf.driver for shelf in self._shelves.values()]
+        await asyncio.gather(*(driver.close() for driver in drivers), return_exceptions=True)
+
+    async def _new(self, shelf: _Shelf) -> Lease:
+        if (spare := self._take_spare(shelf)) is not None:
+            return Lease(spare, "warm")
+        if shelf.starting is not None:  # nearer to ready than one that starts now
+            await asyncio.wait([shelf.starting])
+            if (spare := self._take_spare(shelf)) is not None:
+                return Lease(spare, "started")
+        agent = await shelf.driver.spare()
+        self._spawn(self._mind(shelf, agent))
+        return Lease(agent, "started")
+
+    def _take_spare(self, shelf: _Shelf) -> Agent | None:
+        spare, shelf.spare = shelf.spare, None
+        return spare if spare is not None and spare.alive else None
+
+    async def _old(self, shelf: _Shelf, session: str) -> Lease:
+        slot = shelf.slots.pop(session, None)
+        if slot is not None and slot.agent.alive:
+            return Lease(slot.agent, "live")
+        if slot is not None:  # it died this instant, before its minder could say so
+            self._remember(shelf, session, await _reason(slot.agent))
+            await slot.agent.close()
+        agent = await shelf.driver.resume(session)
+        self._spawn(self._mind(shelf, agent))
+        reason = shelf.ended.pop(session, "no agent of this session was running")
+        return Lease(agent, agent.resumed or "resumed", reason)
+
+    async def _prewarm(self) -> None:
+        # One after the other: the sandbox has one CPU, and so the first is warm soonest.
+        for shelf in self._shelves.values():
+            if shelf.wanted:
+                await self._start_spare(shelf)
+
+    async def _start_spare(self, shelf: _Shelf) -> None:
+        if shelf.starting is None and shelf.spare is None:
+            shelf.starting = self._spawn(self._fill(shelf))
+        if shelf.starting is not None:
+            await asyncio.wait([shelf.starting])
+
+    async def _fill(self, shelf: _Shelf) -> None:
+        try:
+            agent = await shelf.driver.spare()
+        except AgentStartFailed as error:
+            self._spare_failed(shelf, str(error))
+        else:
+            shelf.spare, shelf.spare_since = agent, self._clock()
+            shelf.failure, shelf.failures = "", 0
+            self._spawn(self._mind(shelf, agent))
+        finally:
+            shelf.starting, shelf.tried = None, True
+        await self._evict(shelf)
+
+    def _spare_failed(self, shelf: _Shelf, reason: str) -> None:
+        shelf.failure = reason[:REASON_MAX_CHARS]
+        shelf.failures += 1
+        delay_s = min(RETRY_FIRST_S * 2 ** (shelf.failures - 1), RETRY_MAX_S)
+        _log.warning("no %s agent ahead of need: %s", shelf.driver.provider, shelf.failure)
+        self._refill_in(delay_s)
+
+    async def _mind(self, shelf: _Shelf, agent: Agent) -> None:
+        """Notice the death of an agent that is not in a turn; there its turn notices."""
+        reason = await agent.gone()
+        slot = shelf.slots.get(agent.session)
+        if shelf.spare is agent:
+            shelf.spare = None
+            self._spare_failed(shelf, reason)
+        elif slot is not None and slot.agent is agent and not slot.busy:
+            del shelf.slots[agent.session]
+            self._remember(shelf, agent.session, reason)
+
+    def _remember(self, shelf: _Shelf, session: str, reason: str) -> None:
+        shelf.ended[session] = reason[:REASON_MAX_CHARS]
+        while len(shelf.ended) > REASONS_KEPT:
+            shelf.ended.popitem(last=False)
+
+    def _turn_ended(self) -> None:
+        self._turns -= 1
+        if self._turns == 0:
+            self._refill_in(REFILL_AFTER_S)
+
+    def _refill_in(self, delay_s: float) -> None:
+        if self._closing:
+            return
+        if self._refill_timer is not None:
+            self._refill_timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._refill_timer = loop.call_later(delay_s, self._refill)
+
+    def _refill(self) -> None:
+        if self._turns == 0 and not self._closing:  # else the end of the last turn asks again
+            self._spawn(self._prewarm())
+
+    async def _reap(self) -> None:
+        while True:
+            await asyncio.sleep(max(1.0, min(self._idle_s / 4, 30.0)))
+            before = self._clock() - self._idle_s
+            for shelf in self._shelves.values():
+                for slot in [s for s in shelf.slots.values() if not s.busy]:
+                    if slot.idle_since < before:
+                        await self._retire(shelf, slot, f"idle for {self._idle_s:.0f} s")
+
+    async def _evict(self, shelf: _Shelf) -> None:
+        """Close the idle agents used longest ago until no more are left than may be."""
+        while True:
+            idle = [slot for slot in shelf.slots.values() if not slot.busy]
+            if len(idle) + (shelf.spare is not None) <= shelf.idle_max or not idle:
+                return
+            await self._retire(shelf, idle[0], "idle, and others were used since")
+
+    async def _retire(self, shelf: _Shelf, slot: _Slot, reason: str) -> None:
+        if shelf.slots.get(slot.agent.session) is slot and not slot.busy:
+            del shelf.slots[slot.agent.session]
+            self._remember(shelf, slot.agent.session, reason)
+            await slot.agent.close()
+
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _reason(agent: Agent) -> str:
+    try:
+        return await asyncio.wait_for(agent.gone(), 1)
+    except TimeoutError:
+        return "it ended"

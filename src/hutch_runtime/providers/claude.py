@@ -1,0 +1,330 @@
+"""Claude Code: one process per session, spoken to in stream-json."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from hutch_runtime.process import Process, ProcessGone
+from hutch_runtime.protocol import LINE_MAX_BYTES, Provider
+from hutch_runtime.providers.base import (
+    AgentDied,
+    AgentStartFailed,
+    Outcome,
+    RunError,
+    SessionNotFound,
+    Setup,
+    Turn,
+)
+from hutch_runtime.providers.claude_lines import ClaudeTurn
+
+# Measured 0.3 to 0.7 s; a sandbox that shares a busy host is slower, one that hangs never comes.
+READY_TIMEOUT_S: Final = 30.0
+CONTROL_TIMEOUT_S: Final = 10.0  # set_model takes 2 to 15 ms
+REASON_MAX_CHARS: Final = 300
+
+_ARGUMENTS: Final = (
+    "-p",
+    "--input-format=stream-json",
+    "--output-format=stream-json",
+    "--verbose",
+    "--include-partial-messages",
+    "--permission-mode=bypassPermissions",
+)
+
+
+class ClaudeDriver:
+    provider: Provider = "claude"
+    shares_process = False
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+
+    async def spare(self) -> ClaudeAgent:
+        session = str(uuid.uuid4())
+        return await self._start(session, None, f"--session-id={session}")
+
+    async def resume(self, session: str) -> ClaudeAgent:
+        try:
+            session = str(uuid.UUID(session))
+        except ValueError:
+            raise SessionNotFound(session) from None
+        if not self._has(session):  # else the CLI would take 300 ms to say so
+            raise SessionNotFound(session)
+        return await self._start(session, "resumed", f"--resume={session}")
+
+    async def close(self) -> None:
+        """Nothing of its own: each agent has its process."""
+
+    def _has(self, session: str) -> bool:
+        projects = self._setup.home / ".claude" / "projects"
+        return any(projects.glob(f"*/{session}.jsonl"))
+
+    async def _start(
+        self, session: str, resumed: Literal["resumed"] | None, *arguments: str
+    ) -> ClaudeAgent:
+        agent = ClaudeAgent(session, resumed)
+        try:
+            await agent.start(
+                (*self._setup.argv, *_ARGUMENTS, *arguments),
+                self._setup.workspace,
+                self._environment(),
+                self._setup.pids_limit,
+            )
+        except BaseException:
+            await agent.close()
+            raise
+        return agent
+
+    def _environment(self) -> dict[str, str]:
+        environment = {
+            **self._setup.environment,
+            "ANTHROPIC_BASE_URL": f"{self._setup.gateway_url}/claude",
+            "ANTHROPIC_API_KEY": self._setup.placeholder_key,
+            # Else it reports to api.anthropic.com, with the key, whatever the base URL.
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "DISABLE_AUTOUPDATER": "1",
+            "CLAUDE_CODE_MAX_RETRIES": "2",  # ten take minutes, and a run's caller can retry
+        }
+        if os.geteuid() == 0:
+            environment["IS_SANDBOX"] = "1"  # else it refuses to work as root without questions
+        return environment
+
+
+class ClaudeAgent:
+    def __init__(self, session: str, resumed: Literal["resumed"] | None) -> None:
+        self._session = session
+        self._resumed = resumed
+        self._process: Process | None = None
+        self._gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._answers: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._asked = 0
+        self._model: str | None = None
+        self._turn: ClaudeTurn | None = None
+        self._emit: Turn | None = None
+        self._outcome: asyncio.Future[Outcome] | None = None
+        self._cancelled = False
+        # A turn that nobody asked us for: the CLI begins one when a background task of its ends.
+        self._own_turn = False
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._writes: set[asyncio.Task[None]] = set()
+
+    @property
+    def session(self) -> str:
+        return self._session
+
+    @property
+    def resumed(self) -> Literal["resumed"] | None:
+        return self._resumed
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.alive and not self._gone.done()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self.alive else None
+
+    async def start(
+        self, argv: tuple[str, ...], cwd: Path, environment: dict[str, str], pids_limit: int
+    ) -> None:
+        """Start the CLI and wait until it is ready: it answers ``initialize`` only once it is, and
+        a first prompt is then as fast as seconds later. Raises ``AgentStartFailed``.
+        """
+        try:
+            self._process = await Process.start(
+                argv,
+                cwd=cwd,
+                environment=environment,
+                pids_limit=pids_limit,
+                on_line=self._line,
+                on_long_line=self._long_line,
+                on_exit=self._exited,
+            )
+        except OSError as error:
+            raise AgentStartFailed(f"claude could not be started: {error.strerror}") from None
+        try:
+            await self._control({"subtype": "initialize"}, timeout_s=READY_TIMEOUT_S)
+        except TimeoutError:
+            raise AgentStartFailed(f"claude was not ready after {READY_TIMEOUT_S:.0f} s") from None
+        except AgentDied as died:
+            words = self._process.stderr_tail[-REASON_MAX_CHARS:]
+            if words.startswith("No conversation found"):
+                raise SessionNotFound(self._session) from None
+            raise AgentStartFailed(f"claude ended at its start, {died}: {words}") from None
+
+    async def prompt(self, text: str, model: str | None, turn: Turn) -> Outcome:
+        self._cancelled = False
+        await self._settle()
+        if model != self._model:
+            answer = await self._set_model(model)
+            if answer is not None:
+                return answer
+        self._emit, self._turn = turn, ClaudeTurn(turn)
+        self._outcome = asyncio.get_running_loop().create_future()
+        try:
+            await self._send({"type": "user", "message": {"role": "user", "content": text}})
+            return await self._outcome
+        finally:
+            self._turn = self._emit = self._outcome = None
+
+    async def cancel(self) -> None:
+        self._cancelled = True
+        with contextlib.suppress(AgentDied):  # the turn says so
+            await self._interrupt()
+
+    async def gone(self) -> str:
+        return await asyncio.shield(self._gone)
+
+    async def close(self) -> None:
+        if self._process is not None:
+            await self._process.close()
+        self._exited("closed")
+
+    async def _settle(self) -> None:
+        """Stop a turn of the CLI's own, whose lines would be taken for the answer."""
+        if not self._own_turn:
+            return
+        await self._interrupt()
+        try:
+            await asyncio.wait_for(self._quiet.wait(), CONTROL_TIMEOUT_S)
+        except TimeoutError:
+            raise AgentDied("it is busy with a turn of its own") from None
+
+    async def _set_model(self, model: str | None) -> Outcome | None:
+        try:
+            answer = await self._control({"subtype": "set_model", "model": model})
+        except TimeoutError:
+            raise AgentDied("it did not answer") from None
+        if answer.get("subtype") != "success":
+            message = str(answer.get("error", "the CLI refused this model"))
+            return Outcome("error", RunError("provider_bad_request", message))
+        self._model = model
+        return None
+
+    async def _interrupt(self) -> None:
+        self._asked += 1
+        request = {"subtype": "interrupt"}
+        await self._send(
+            {"type": "control_request", "request_id": f"i{self._asked}", "request": request}
+        )
+
+    async def _control(
+        self, request: dict[str, Any], *, timeout_s: float = CONTROL_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Ask the CLI itself; returns its answer. Raises ``AgentDied``, ``TimeoutError``."""
+        self._asked += 1
+        request_id = f"c{self._asked}"
+        answer = self._answers[request_id] = asyncio.get_running_loop().create_future()
+        try:
+            await self._send(
+                {"type": "control_request", "request_id": request_id, "request": request}
+            )
+            return await asyncio.wait_for(answer, timeout_s)
+        finally:
+            del self._answers[request_id]
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        if self._process is None:
+            raise AgentDied("it was not started")
+        try:
+            await self._process.write(json.dumps(message).encode() + b"\n")
+        except ProcessGone as gone:
+            raise AgentDied(str(gone)) from None
+
+    def _line(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        try:
+            message = json.loads(line, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            if self._turn is not None:
+                self._turn.unparsed(line.decode(errors="replace"))
+            return
+        match message.get("type"):
+            case "control_response":
+                self._answered(message)
+            case "control_request":
+                self._refuse(message)
+            case "conversation_reset":
+                # "/clear" leaves the session for a new one. We keep the one that the caller knows:
+                # the agent ends with this turn, and the session is taken up from its files.
+                self._leave_after_turn()
+            case "system" if message.get("subtype") == "init":
+                self._turn_began()
+            case _:
+                pass
+        self._feed(message)
+
+    def _feed(self, message: dict[str, Any]) -> None:
+        if self._turn is not None and self._outcome is not None:
+            outcome = self._turn.feed(message, cancelled=self._cancelled)
+            if outcome is not None and not self._outcome.done():
+                self._outcome.set_result(outcome)
+        elif message.get("type") == "result":
+            self._own_turn = False
+            self._quiet.set()
+
+    def _turn_began(self) -> None:
+        if self._turn is None:
+            self._own_turn = True
+            self._quiet.clear()
+        elif self._cancelled:
+            # An interrupt that comes before its turn has begun is answered and forgotten.
+            self._later(self._interrupt())
+
+    def _answered(self, message: dict[str, Any]) -> None:
+        response = message.get("response")
+        if isinstance(response, dict):
+            answer = self._answers.get(str(response.get("request_id")))
+            if answer is not None and not answer.done():
+                answer.set_result(response)
+
+    def _refuse(self, message: dict[str, Any]) -> None:
+        """It asks something of us, which it has no reason to; without an answer it would hang."""
+        request_id = message.get("request_id")
+        error = {"subtype": "error", "request_id": request_id, "error": "not supported"}
+        self._later(self._send({"type": "control_response", "response": error}))
+
+    def _leave_after_turn(self) -> None:
+        async def leave(outcome: asyncio.Future[Outcome]) -> None:
+            await asyncio.wait({outcome})
+            await self.close()
+
+        if self._outcome is not None:
+            self._later(leave(self._outcome))
+
+    def _later(self, work: Any) -> None:
+        async def quietly() -> None:
+            with contextlib.suppress(AgentDied):  # the turn says so
+                await work
+
+        task = asyncio.get_running_loop().create_task(quietly())
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    def _long_line(self, size: int) -> None:
+        if self._emit is not None:
+            self._emit.emit(
+                "truncated", scope="line", limit_bytes=LINE_MAX_BYTES, dropped_bytes=size
+            )
+
+    def _exited(self, reason: str) -> None:
+        if self._gone.done():
+            return
+        self._gone.set_result(reason)
+        for future in (*self._answers.values(), self._outcome):
+            if future is not None and not future.done():
+                future.set_exception(AgentDied(reason))
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

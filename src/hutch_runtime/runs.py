@@ -1,0 +1,247 @@
+"""Runs: one prompt each, carried out by an agent of the pool and written into a journal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from hutch_runtime.agents import Lease, Pool
+from hutch_runtime.journal import Journal
+from hutch_runtime.protocol import MIB, ErrorCode, EventType, Provider
+from hutch_runtime.providers.base import (
+    AgentDied,
+    AgentStartFailed,
+    Outcome,
+    RunError,
+    SessionNotFound,
+)
+
+_log = logging.getLogger(__name__)
+
+RUNS_AT_ONCE_MAX: Final = 4
+CANCEL_GRACE_S: Final = 5.0  # then the agent is killed
+KEPT_RUNS: Final = 64
+KEPT_BYTES: Final = 16 * MIB
+# Runs whose events are gone, so that a late repetition of their id does not run them again.
+KEPT_IDS: Final = 4096
+MESSAGE_MAX_CHARS: Final = 2000
+
+
+class Refused(Exception):
+    """The request can't be served; nothing was run."""
+
+    def __init__(self, code: ErrorCode, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    run_id: str
+    provider: Provider
+    prompt: str
+    model: str | None = None
+    session: str | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """One prompt. Also the ``Turn`` that a provider emits into."""
+
+    request: Request
+    journal: Journal
+    started: float = field(default_factory=time.monotonic)
+    first_event: float | None = None
+    session: str | None = None
+    lease: Lease | None = None
+    cancelling: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def emit(self, event_type: EventType, /, **fields: Any) -> None:
+        if self.first_event is None and event_type != "retrying":
+            self.first_event = time.monotonic()
+        self.journal.append(event_type, **fields)
+
+    def finish(self, outcome: Outcome) -> None:
+        error = outcome.error
+        if error is not None:
+            message = error.message[:MESSAGE_MAX_CHARS]
+            described: dict[str, str] | None = {"code": error.code, "message": message}
+        else:
+            described = None
+        self.journal.append(
+            "run.finished",
+            stop_reason=outcome.stop_reason,
+            error=described,
+            text=outcome.text,
+            timings={
+                "first_event_ms": self._since_start(self.first_event),
+                "total_ms": self._since_start(time.monotonic()),
+            },
+        )
+
+    def _since_start(self, moment: float | None) -> float | None:
+        return None if moment is None else round((moment - self.started) * 1000, 2)
+
+
+class Runs:
+    """All runs of this sandbox that still have their events."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        versions: Mapping[str, str],
+        *,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._pool = pool
+        self._versions = versions
+        self._wall_clock = wall_clock
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._forgotten: OrderedDict[str, None] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submit(self, request: Request) -> Run:
+        """Start the run; one that has this id already is returned as it is. Raises ``Refused``."""
+        if (known := self._runs.get(request.run_id)) is not None:
+            return known
+        if request.run_id in self._forgotten:
+            raise Refused("run_not_found", "This run is over, and its events are no longer kept.")
+        active = [run for run in self._runs.values() if not run.journal.finished]
+        if request.session is not None and any(
+            run.request.provider == request.provider and run.session == request.session
+            for run in active
+        ):
+            raise Refused(
+                "session_busy",
+                "Another run of this session has not finished.",
+                "Wait for it, cancel it, or start a new session.",
+            )
+        if len(active) >= RUNS_AT_ONCE_MAX:
+            raise Refused(
+                "too_many_runs",
+                f"{RUNS_AT_ONCE_MAX} runs are in progress in this sandbox.",
+                "Try again when one of them has finished.",
+            )
+        journal = Journal(request.run_id, clock=self._wall_clock)
+        run = Run(request, journal, session=request.session)
+        self._runs[request.run_id] = run
+        task = asyncio.get_running_loop().create_task(self._carry_out(run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return run
+
+    def get(self, run_id: str) -> Run:
+        """Raises ``Refused``."""
+        run = self._runs.get(run_id)
+        if run is None:
+            raise Refused("run_not_found", "There is no run of this id in this sandbox.")
+        return run
+
+    def cancel(self, run_id: str) -> Run:
+        """Ask for its end; does nothing to a run that is over. Raises ``Refused``."""
+        run = self.get(run_id)
+        run.cancelling.set()
+        return run
+
+    @property
+    def active(self) -> int:
+        return sum(not run.journal.finished for run in self._runs.values())
+
+    def report(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "run_id": run_id,
+                "provider": run.request.provider,
+                "session": run.session,
+                "finished": run.journal.finished,
+                "last_seq": len(run.journal),
+            }
+            for run_id, run in self._runs.items()
+        ]
+
+    async def close(self) -> None:
+        """End every run that is in progress, so that their followers end as well."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _carry_out(self, run: Run) -> None:
+        outcome = _failed("runtime_error", "The run was ended by the runtime.")
+        usable = False
+        try:
+            outcome, usable = await self._turn(run)
+        except SessionNotFound:
+            outcome = _failed("session_not_found", "The CLI does not know this session any more.")
+        except AgentStartFailed as error:
+            outcome = _failed("agent_start_failed", str(error))
+        except AgentDied as error:
+            outcome = _failed("agent_died", f"The CLI process ended in the middle: {error}")
+        except asyncio.CancelledError:
+            outcome = _failed("agent_died", "The sandbox is shutting down.")
+            raise
+        except Exception:  # noqa: BLE001 - a run never ends in silence, whatever the bug
+            # Not the traceback: its last line may quote what the agent said.
+            _log.error("a bug in a %s run", run.request.provider)
+            outcome = _failed("runtime_error", "A bug in the runtime ended this run.")
+        finally:
+            run.finish(outcome)
+            if run.lease is not None:
+                await self._pool.put_back(run.request.provider, run.lease, usable=usable)
+            self._forget()
+
+    async def _turn(self, run: Run) -> tuple[Outcome, bool]:
+        """How the turn ended, and whether its agent can be used again."""
+        request = run.request
+        lease = await self._pool.take(request.provider, request.session)
+        run.lease, run.session = lease, lease.agent.session
+        run.journal.append(
+            "run.started",
+            provider=request.provider,
+            session=run.session,
+            model=request.model,
+            cli_version=self._versions[request.provider],
+            agent=lease.origin,
+        )
+        if lease.restarted is not None:
+            how = lease.agent.resumed or "resumed"
+            run.journal.append("agent.restarted", reason=lease.restarted, how=how)
+        if run.cancelling.is_set():  # before anything was asked of the model
+            return Outcome("cancelled"), True
+        turn = asyncio.ensure_future(lease.agent.prompt(request.prompt, request.model, run))
+        cancelling = asyncio.ensure_future(run.cancelling.wait())
+        try:
+            await asyncio.wait({turn, cancelling}, return_when=asyncio.FIRST_COMPLETED)
+            if not turn.done():
+                await lease.agent.cancel()
+                await asyncio.wait({turn}, timeout=CANCEL_GRACE_S)
+            if turn.done():
+                return turn.result(), True
+            return Outcome("cancelled"), False
+        finally:
+            for task in (turn, cancelling):
+                task.cancel()
+            await asyncio.gather(turn, cancelling, return_exceptions=True)
+
+    def _forget(self) -> None:
+        """Drop the oldest finished runs past the limits."""
+        finished = [run for run in self._runs.values() if run.journal.finished]
+        size = sum(run.journal.size for run in finished)
+        while len(finished) > KEPT_RUNS or (size > KEPT_BYTES and len(finished) > 1):
+            run = finished.pop(0)
+            size -= run.journal.size
+            del self._runs[run.request.run_id]
+            self._forgotten[run.request.run_id] = None
+        while len(self._forgotten) > KEPT_IDS:
+            self._forgotten.popitem(last=False)
+
+
+def _failed(code: ErrorCode, message: str) -> Outcome:
+    return Outcome("error", RunError(code, message))

@@ -1,0 +1,229 @@
+"""The runtime's HTTP side."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from hutch_runtime.agents import Pool
+from hutch_runtime.protocol import (
+    KIB,
+    PROMPT_MAX_BYTES,
+    PROVIDERS,
+    ErrorCode,
+    Provider,
+)
+from hutch_runtime.runs import Refused, Request, Run, Runs
+from hutch_runtime.settings import Settings
+
+HEARTBEAT_S: Final = 15.0
+# JSON can write one byte of a prompt as six ("\u0000"); the other fields are small.
+BODY_MAX_BYTES: Final = 6 * PROMPT_MAX_BYTES + 16 * KIB
+
+_RUN_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+# No control characters, and it must not look like an option.
+_MODEL: Final = re.compile(r"[A-Za-z0-9][\x21-\x7e]{0,199}")
+_SESSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+_STATUS: Final[dict[ErrorCode, int]] = {
+    "bad_request": 400,
+    "unauthorized": 401,
+    "run_not_found": 404,
+    "session_busy": 409,
+    "prompt_too_large": 413,
+    "too_many_runs": 429,
+}
+
+
+class Server:
+    def __init__(self, settings: Settings, pool: Pool, runs: Runs) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._runs = runs
+
+    def app(self) -> ASGIApp:
+        routes = [
+            Route("/health", _guarded(self._health)),
+            Route("/runs", _guarded(self._list)),
+            Route("/runs/{run_id}/events", _guarded(self._events)),
+            Route("/runs/{run_id}/cancel", _guarded(self._cancel), methods=["POST"]),
+            *(
+                Route(f"/{provider}", _guarded(self._prompt(provider)), methods=["POST"])
+                for provider in PROVIDERS
+            ),
+        ]
+        return _KeyRequired(
+            Starlette(routes=routes, lifespan=self._lifespan), self._settings.key_sha256
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        self._pool.start()
+        try:
+            yield
+        finally:
+            await self._runs.close()
+            await self._pool.close()
+
+    def _prompt(self, provider: Provider) -> Callable[[HttpRequest], Awaitable[Response]]:
+        async def prompt(http: HttpRequest) -> Response:
+            run = self._runs.submit(_parse(provider, await _body(http)))
+            return _stream(run, after=0)
+
+        return prompt
+
+    async def _events(self, http: HttpRequest) -> Response:
+        run = self._runs.get(http.path_params["run_id"])
+        after = http.query_params.get("after", "0")
+        if not re.fullmatch(r"[0-9]{1,12}", after):
+            raise Refused("bad_request", "after is not a sequence number.")
+        return _stream(run, after=int(after))
+
+    async def _cancel(self, http: HttpRequest) -> Response:
+        run = self._runs.cancel(http.path_params["run_id"])
+        return JSONResponse({"run_id": run.request.run_id, "finished": run.journal.finished})
+
+    async def _list(self, _http: HttpRequest) -> Response:
+        return JSONResponse({"runs": self._runs.report()})
+
+    async def _health(self, _http: HttpRequest) -> Response:
+        versions = self._settings.versions
+        return JSONResponse(
+            {
+                "status": "ready" if self._pool.ready else "starting",
+                "runtime": versions["runtime"],
+                "cli": {provider: versions[provider] for provider in PROVIDERS},
+                "agents": self._pool.report(),
+                "runs_active": self._runs.active,
+            }
+        )
+
+
+class _KeyRequired:
+    """Lets nothing pass that does not bring the key, of which only the hash is known here."""
+
+    def __init__(self, app: ASGIApp, key_sha256: bytes) -> None:
+        self._app = app
+        self._key_sha256 = key_sha256
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._allowed(scope):
+            refusal = Refused("unauthorized", "A bearer key of this sandbox is required.")
+            await _refusal(refusal)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _allowed(self, scope: Scope) -> bool:
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        scheme, _, key = given.partition(b" ")
+        matches = hmac.compare_digest(hashlib.sha256(key.strip()).digest(), self._key_sha256)
+        return matches and scheme.lower() == b"bearer"
+
+
+def _guarded(
+    endpoint: Callable[[HttpRequest], Awaitable[Response]],
+) -> Callable[[HttpRequest], Awaitable[Response]]:
+    async def guarded(http: HttpRequest) -> Response:
+        try:
+            return await endpoint(http)
+        except Refused as refused:
+            return _refusal(refused)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+
+    return guarded
+
+
+def _refusal(refused: Refused) -> Response:
+    error = {"code": refused.code, "message": refused.message, "hint": refused.hint}
+    return JSONResponse({"error": error}, status_code=_STATUS[refused.code])
+
+
+async def _body(http: HttpRequest) -> bytes:
+    parts, size = [], 0
+    async for part in http.stream():
+        size += len(part)
+        if size > BODY_MAX_BYTES:
+            raise Refused("prompt_too_large", f"The body is larger than {BODY_MAX_BYTES} bytes.")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _parse(provider: Provider, body: bytes) -> Request:
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refused("bad_request", "The body is not JSON.") from None
+    if not isinstance(given, dict):
+        raise Refused("bad_request", "The body is not a JSON object.")
+    prompt = given.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise Refused("bad_request", "prompt is missing or blank.")
+    try:
+        size = len(prompt.encode())
+    except UnicodeEncodeError:
+        raise Refused("bad_request", "prompt holds half of a surrogate pair.") from None
+    if size > PROMPT_MAX_BYTES:
+        raise Refused(
+            "prompt_too_large",
+            f"The prompt has {size} bytes; {PROMPT_MAX_BYTES} are allowed.",
+            "Put what is long into a file in the workspace, and name it in the prompt.",
+        )
+    run_id = _word(given, "run_id", _RUN_ID)
+    if run_id is None:
+        raise Refused("bad_request", "run_id is missing.")
+    return Request(
+        run_id=run_id,
+        provider=provider,
+        prompt=prompt,
+        model=_word(given, "model", _MODEL),
+        session=_word(given, "session", _SESSION),
+    )
+
+
+def _word(given: dict[str, Any], name: str, pattern: re.Pattern[str]) -> str | None:
+    value = given.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise Refused("bad_request", f"{name} is malformed.")
+    return value
+
+
+def _stream(run: Run, *, after: int) -> Response:
+    return StreamingResponse(
+        _with_heartbeat(run.journal.follow(after)),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-store"},
+    )
+
+
+async def _with_heartbeat(batches: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The batches, and a comment whenever nothing came for a while, so that a reader can tell a
+    quiet run from a broken connection.
+    """
+    waiting: asyncio.Future[bytes] | None = None
+    try:
+        while True:
+            waiting = asyncio.ensure_future(anext(batches, b""))
+            while not (await asyncio.wait({waiting}, timeout=HEARTBEAT_S))[0]:
+                yield b": still here\n\n"
+            if not (batch := waiting.result()):
+                return
+            yield batch
+    finally:
+        if waiting is not None:
+            waiting.cancel()
