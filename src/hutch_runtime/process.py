@@ -72,7 +72,7 @@ class Process:
     ) -> Process:
         """Start ``argv``. Raises ``OSError`` when that is not possible."""
         process = cls(on_line=on_line, on_long_line=on_long_line, on_exit=on_exit)
-        transport, _ = await asyncio.get_running_loop().subprocess_exec(
+        await asyncio.get_running_loop().subprocess_exec(
             lambda: _Protocol(process),
             *argv,
             stdin=subprocess.PIPE,
@@ -82,8 +82,6 @@ class Process:
             env=dict(environment),
             start_new_session=True,
         )
-        process._transport = transport
-        process.pid = transport.get_pid()
         if pids_limit:
             process._limit_pids(pids_limit)
         return process
@@ -144,7 +142,8 @@ class Process:
         return None if pipe is None or pipe.is_closing() else pipe
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._reason is not None:  # its number may be another's by now
+        # Once it was waited for, its number may be another's; and 0 or 1 would be everybody.
+        if self._reason is not None or self.pid <= 1:
             return
         try:
             os.killpg(self.pid, number)
@@ -162,6 +161,10 @@ class Process:
             pass
         except (OSError, ValueError) as error:
             _log.warning("no process limit for %d: %s", self.pid, error)
+
+    def connected(self, transport: asyncio.SubprocessTransport) -> None:
+        self._transport = transport
+        self.pid = transport.get_pid()
 
     def received(self, descriptor: int, data: bytes) -> None:
         if descriptor == 1:
@@ -206,6 +209,9 @@ class Process:
 class _Protocol(asyncio.SubprocessProtocol):
     def __init__(self, process: Process) -> None:
         self._process = process
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._process.connected(cast("asyncio.SubprocessTransport", transport))
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         self._process.received(fd, data)
