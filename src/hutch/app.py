@@ -1,0 +1,179 @@
+"""The one place that builds the parts and connects them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from hutch.accounts.service import Accounts
+from hutch.backends.base import RUNTIME_PORT, Backend, Capabilities, Resources
+from hutch.backends.open import open_backend
+from hutch.clock import Clock, SystemClock
+from hutch.config import Settings
+from hutch.control import containers, gateway
+from hutch.control.containers import Containers
+from hutch.control.driver import Driver, Task
+from hutch.control.gateway import GatewaySync, placeholder_key
+from hutch.control.queue import WorkQueue
+from hutch.errors import BackendError
+from hutch.gateway.base import GatewayControl
+from hutch.gateway.client import GatewayClient
+from hutch.runs.rows import RunRows
+from hutch.runs.service import Runs
+from hutch.sandboxes.models import Sandbox
+from hutch.sandboxes.reconcile import Reconciler
+from hutch.sandboxes.rows import SandboxRows
+from hutch.sandboxes.runtime_client import RuntimeClient, runtime_key_hash
+from hutch.sandboxes.service import Sandboxes
+from hutch.store.database import Database
+from hutch.store.migrate import upgrade
+from hutch.vault.service import Vault
+
+_log = structlog.get_logger()
+
+STARTS_AT_ONCE = 4  # containers: more in parallel start no sooner on 8 cores
+REWATCH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hutch:
+    """A running orchestrator, as its API sees it."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    accounts: Accounts
+    vault: Vault
+    sandboxes: Sandboxes
+    runs: Runs
+    backend: Backend
+    capabilities: Capabilities
+    gateway_sync: GatewaySync
+    driver: Driver
+
+
+@contextlib.asynccontextmanager
+async def running(
+    settings: Settings,
+    *,
+    backend: Backend | None = None,
+    gateway_control: GatewayControl | None = None,
+) -> AsyncIterator[Hutch]:
+    """Everything that an orchestrator does besides HTTP, from start to a clean end.
+
+    Tests pass a backend or a gateway of their own. Raises ``HutchError`` if it cannot start.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    await asyncio.to_thread(upgrade, settings.database_url)
+    clock = SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        database = Database(settings.database_url)
+        stack.push_async_callback(database.close)
+        backend = backend or open_backend(settings)
+        stack.push_async_callback(backend.close)
+        gateway_control = gateway_control or GatewayClient(settings.gateway_socket)
+        stack.push_async_callback(gateway_control.close)
+        runtime = RuntimeClient(settings.secret)
+        stack.push_async_callback(runtime.close)
+
+        host_address = await backend.prepare()
+        capabilities = await backend.capabilities()
+        if capabilities.warning:
+            _log.warning("isolation.weak", warning=capabilities.warning)
+
+        accounts = Accounts(database, clock, settings.secret)
+        vault = Vault(database, clock, settings.secret)
+        sandbox_rows = SandboxRows(database)
+
+        def environment(sandbox: Sandbox) -> Mapping[str, str]:
+            return {
+                "HUTCH_RUNTIME_KEY_SHA256": runtime_key_hash(settings.secret, sandbox.incarnation),
+                "HUTCH_RUNTIME_PORT": str(RUNTIME_PORT),
+                "HUTCH_GATEWAY_URL": f"http://{host_address}:{settings.gateway_port}",
+                "HUTCH_PLACEHOLDER_KEY": placeholder_key(sandbox.incarnation),
+                "HUTCH_PREWARM": ",".join(settings.prewarm),
+                "HUTCH_AGENT_IDLE_S": str(settings.agent_idle_s),
+                "HUTCH_AGENT_PIDS": str(settings.agent_pids),
+            }
+
+        def changed(sandbox: Sandbox) -> None:
+            sandboxes.changed(sandbox)
+
+        sync = GatewaySync(gateway_control, vault, lambda: sandboxes, settings.base_url)
+        reconciler = Reconciler(
+            sandbox_rows,
+            backend,
+            runtime,
+            sync,
+            clock,
+            instance=settings.instance,
+            resources=_resources(settings),
+            environment=environment,
+            changed=changed,
+        )
+        queue = WorkQueue(reconciler.step, workers=STARTS_AT_ONCE)
+        stack.push_async_callback(queue.close)
+        sandboxes = Sandboxes(sandbox_rows, backend, clock, image=settings.image, wake=queue.wake)
+        runs = Runs(
+            RunRows(database),
+            sandboxes,
+            runtime,
+            vault,
+            clock,
+            timeout_s=settings.run_timeout_s,
+            timeout_max_s=settings.run_timeout_max_s,
+        )
+        stack.push_async_callback(runs.close)
+
+        looks = Containers(sandbox_rows, backend, queue.wake)
+        driver = Driver(
+            [
+                Task("gateway", gateway.CHECK_EVERY_S, sync.run),
+                Task("containers", containers.LOOK_EVERY_S, looks.run),
+            ],
+            clock,
+        )
+        driver.start()
+        stack.push_async_callback(driver.stop)
+        watching = asyncio.create_task(_watch(looks), name="watch")
+        stack.callback(watching.cancel)
+
+        recovered = await runs.recover()
+        _log.info("started", instance=settings.instance, runs_recovered=recovered)
+        yield Hutch(
+            settings=settings,
+            clock=clock,
+            database=database,
+            accounts=accounts,
+            vault=vault,
+            sandboxes=sandboxes,
+            runs=runs,
+            backend=backend,
+            capabilities=capabilities,
+            gateway_sync=sync,
+            driver=driver,
+        )
+
+
+async def _watch(looks: Containers) -> None:
+    while True:
+        with contextlib.suppress(BackendError):
+            await looks.watch()
+        await asyncio.sleep(REWATCH_S)
+
+
+def _resources(settings: Settings) -> Resources:
+    return Resources(
+        cpu_share=settings.cpu_share,
+        cpu_ceiling=settings.cpu_ceiling,
+        memory_soft_mb=settings.memory_soft_mb,
+        memory_hard_mb=settings.memory_hard_mb,
+        pids=settings.pids,
+        agent_pids=settings.agent_pids,
+        workspace_mb=settings.workspace_mb,
+        home_mb=settings.home_mb,
+    )

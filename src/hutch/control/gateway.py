@@ -1,0 +1,97 @@
+"""Keep the gateway's table equal to what the sandboxes' rows and the vault say.
+
+Holds when the gateway runs in the process that was last given the whole table, and each change
+since was pushed. Does not decide who has a sandbox, and keeps no credential of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from hutch.control.driver import TaskReport
+from hutch.gateway.base import GatewayControl
+from hutch.gateway.table import Entry, Route
+from hutch.sandboxes.models import Sandbox
+from hutch.sandboxes.service import Sandboxes
+from hutch.secrets import Secret
+from hutch.vault.service import Vault
+from hutch_runtime.protocol import Provider
+
+CHECK_EVERY_S: Final = 1.0  # how long a restarted gateway may be without its table
+
+
+def placeholder_key(incarnation: str) -> str:
+    """What a container holds for an API key: opens nothing, but looks like what the CLIs expect."""
+    return f"hutch-placeholder-{incarnation}"
+
+
+class GatewaySync:
+    """The sandboxes' ``Egress``, and the task that pushes the whole table when it is missing."""
+
+    def __init__(
+        self,
+        gateway: GatewayControl,
+        vault: Vault,
+        sandboxes: Callable[[], Sandboxes],
+        base_url: Callable[[Provider], str],
+    ) -> None:
+        self._gateway = gateway
+        self._vault = vault
+        self._sandboxes = sandboxes
+        self._base_url = base_url
+        self._boot_id = ""
+        # A whole table must not overtake a single change that was made after it was read.
+        self._pushing = asyncio.Lock()
+
+    @property
+    def synced(self) -> bool:
+        return bool(self._boot_id)
+
+    async def admit(self, sandbox: Sandbox) -> None:
+        """Let the sandbox out, with its user's credentials of this moment."""
+        async with self._pushing:
+            entry = await self._entry(sandbox)
+            if entry is not None:
+                await self._gateway.put(entry)
+
+    async def dismiss(self, sandbox: Sandbox) -> None:
+        async with self._pushing:
+            await self._gateway.remove(sandbox.id, sandbox.incarnation)
+
+    async def credentials_changed(self, user_id: str) -> None:
+        for sandbox in await self._sandboxes().all():
+            if sandbox.user_id == user_id:
+                await self.admit(sandbox)
+
+    async def run(self) -> TaskReport:
+        """Push the whole table to a gateway that has not had it from this process."""
+        try:
+            health = await self._gateway.health()
+        except BaseException:
+            self._boot_id = ""
+            raise
+        if health.boot_id != self._boot_id or not health.synced:
+            async with self._pushing:
+                entries = [await self._entry(s) for s in await self._sandboxes().all()]
+                await self._gateway.put_table([e for e in entries if e is not None])
+            self._boot_id = health.boot_id
+            health = await self._gateway.health()
+        return {"entries": health.entries, "boot_id": health.boot_id}
+
+    async def _entry(self, sandbox: Sandbox) -> Entry | None:
+        if sandbox.address is None or sandbox.desired == "destroyed":
+            return None
+        routes: dict[Provider, Route] = {}
+        for credential in await self._vault.reveal(sandbox.user_id):
+            header, value = credential.header()
+            routes[credential.provider] = Route(self._base_url(credential.provider), header, value)
+        return Entry(
+            sandbox_id=sandbox.id,
+            incarnation=sandbox.incarnation,
+            address=sandbox.address,
+            user_id=sandbox.user_id,
+            placeholder=Secret(placeholder_key(sandbox.incarnation)),
+            routes=routes,
+        )

@@ -1,0 +1,344 @@
+"""Carry one run through: get the sandbox, send the prompt, read its events, store how it ended.
+
+Exactly once: the runtime knows a run by its id and never starts one twice, so asking again after a
+broken connection or a restart of ours is always right. A run ends in one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from hutch.clock import Clock
+from hutch.errors import HutchError
+from hutch.runs.inbound import Inbound, parse_event
+from hutch.runs.log import RunLog
+from hutch.runs.models import Run, RunState, Session
+from hutch.runs.rows import RunRows
+from hutch.sandboxes.models import Sandbox
+from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
+from hutch.sandboxes.service import Sandboxes
+from hutch_runtime.protocol import MIB, RUN_MAX_BYTES, ProtocolError, StopReason
+
+_log = structlog.get_logger()
+_T = TypeVar("_T")
+
+# Often enough that a crash loses little to read again, seldom enough to stay off the path.
+_FLUSH_S: Final = 0.25
+_UNREACHABLE_S: Final = 15.0  # a sandbox that is alive but silent for so long is given up
+_RETRY_S: Final = 0.1
+_CANCEL_S: Final = 15.0  # the runtime kills an agent that does not end its turn within 5
+# The runtime bounds a run's output itself; this is for one that does not.
+_BYTES_MAX: Final = RUN_MAX_BYTES + 4 * MIB
+
+
+class _Ended(Exception):
+    """The run is over for a reason of Hutch's own."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code)
+        self.code = code
+        self.message = message
+
+
+class _CancelledEarly(Exception):
+    """Somebody cancelled the run before it reached its sandbox."""
+
+
+_OUT_OF_TIME: Final = ("timeout", "The run took longer than its time limit (timeout_s).")
+
+
+class Dispatch:
+    """One run on its way. ``execute`` is called once per process and never raises."""
+
+    def __init__(
+        self,
+        run: Run,
+        log: RunLog,
+        *,
+        rows: RunRows,
+        sandboxes: Sandboxes,
+        runtime: RuntimeClient,
+        clock: Clock,
+    ) -> None:
+        self.run = run
+        self.log = log
+        self._rows = rows
+        self._sandboxes = sandboxes
+        self._runtime = runtime
+        self._clock = clock
+        self._sandbox: Sandbox | None = None
+        self._cancel = asyncio.Event()
+        self._timed_out = False
+        # Without limit until a cancel is asked for; then the sandbox has to end the turn soon.
+        self._patience = asyncio.timeout(None)
+        self._bytes = 0
+        self._first_event_ms: float | None = None
+        if run.cancel_requested:
+            self._cancel.set()
+
+    def cancel(self) -> None:
+        self._cancel.set()
+
+    async def execute(self, *, after: asyncio.Task[None] | None, places: asyncio.Semaphore) -> None:
+        """``after``: the run before it in its session; ``places``: the user's, for runs at once.
+        Raises only when the database fails.
+        """
+        watcher = asyncio.create_task(self._watch_for_the_end(), name=f"watch {self.run.id}")
+        flusher = asyncio.create_task(self._flush_now_and_then(), name=f"flush {self.run.id}")
+        try:
+            async with self._patience:
+                if after is not None:
+                    await self._unless_cancelled(asyncio.wait({after}))
+                await self._unless_cancelled(places.acquire())
+                try:
+                    await self._carry_through()
+                finally:
+                    places.release()
+        except TimeoutError:
+            await self._end_unheard()
+        except _CancelledEarly:
+            await self._end_unheard()
+        except _Ended as ended:
+            await self._end("error", code=ended.code, message=ended.message)
+        except HutchError as error:
+            await self._end("error", code=error.code, message=error.message)
+        except ProtocolError as error:
+            _log.warning("sandbox.nonsense", run=self.run.id, what=str(error))
+            await self._tell_runtime_to_cancel()
+            await self._end(
+                "error", code="sandbox_misbehaved", message=f"The sandbox sent {error}."
+            )
+        finally:
+            for task in (watcher, flusher):
+                task.cancel()
+            await asyncio.gather(watcher, flusher, return_exceptions=True)
+            self.log.close()
+
+    async def _carry_through(self) -> None:
+        session = await self._rows.session(self.run.user_id, self.run.session_id)
+        if session is None:
+            raise _Ended("not_found", "The session was deleted.")
+        sandbox = await self._find_sandbox(session)
+        self._sandbox = sandbox
+        self.run = replace(
+            self.run,
+            state="running",
+            incarnation=sandbox.incarnation,
+            started_at=self.run.started_at or self._clock.now(),
+            timings={"sandbox_ms": self._elapsed_ms(), **self.run.timings},
+        )
+        silent_since: float | None = None
+        while True:
+            heard = False
+            try:
+                async with self._events(sandbox, session) as events:
+                    async for raw in events:
+                        heard = True
+                        if await self._take(parse_event(raw, run_id=self.run.id), len(raw)):
+                            return
+            except RuntimeRefused as refused:
+                raise self._refusal(refused) from None
+            except RuntimeUnreachable:
+                pass
+            # The stream ended too early. Read on where it stopped, unless the sandbox is gone.
+            now = asyncio.get_running_loop().time()
+            silent_since = now if heard or silent_since is None else silent_since
+            if await self._sandboxes.gone(sandbox):
+                raise _Ended("sandbox_lost", "The sandbox ended before the run did.")
+            if now - silent_since > _UNREACHABLE_S:
+                raise _Ended(
+                    "sandbox_lost", f"The sandbox has not answered for {_UNREACHABLE_S:.0f} s."
+                )
+            await asyncio.sleep(_RETRY_S)
+
+    async def _find_sandbox(self, session: Session) -> Sandbox:
+        """Where the run belongs. A session, and a run that has begun, live in one incarnation."""
+        begun = self.run.state == "running"
+        lives_in = self.run.incarnation if begun else session.incarnation
+        sandbox = await self._unless_cancelled(self._sandboxes.ensure(self.run.user_id))
+        if lives_in is not None and lives_in != sandbox.incarnation:
+            if begun:
+                raise _Ended("sandbox_lost", "The sandbox ended before the run did.")
+            raise _Ended(
+                "session_lost",
+                "The sandbox that held this session is gone, and the session with it. "
+                "Leave out session_id to start a new one.",
+            )
+        return sandbox
+
+    async def _unless_cancelled(self, waiting: Coroutine[Any, Any, _T]) -> _T:
+        """The result of ``waiting``, or ``_CancelledEarly`` when a cancel comes first. A run that
+        has begun is not given up like that: its sandbox is told, and has the last word.
+        """
+        if self.run.state == "running":
+            return await waiting
+        wish = asyncio.create_task(self._cancel.wait())
+        work = asyncio.create_task(waiting)
+        try:
+            await asyncio.wait({wish, work}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise _CancelledEarly
+            return work.result()
+        finally:
+            wish.cancel()
+            work.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _events(
+        self, sandbox: Sandbox, session: Session
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        after = self.log.runtime_seq
+        if after:
+            async with self._runtime.follow(sandbox, self.run.id, after=after) as events:
+                yield events
+        else:
+            async with self._runtime.prompt(
+                sandbox,
+                run_id=self.run.id,
+                provider=self.run.provider,
+                prompt=self.run.prompt,
+                model=self.run.model,
+                session=session.provider_session,
+            ) as events:
+                yield events
+
+    async def _take(self, event: Inbound, size: int) -> bool:
+        """Append the event; True if it was the last."""
+        expected = self.log.runtime_seq + 1
+        if event.seq < expected:
+            return False  # a repeat after a reconnection
+        if event.seq > expected:
+            raise ProtocolError("an event out of order")
+        self._bytes += size
+        if self._bytes > _BYTES_MAX:
+            raise ProtocolError("more output than a run may have")
+        if self._first_event_ms is None and event.type != "run.started":
+            self._first_event_ms = self._elapsed_ms()
+        match event.type:
+            case "run.finished":
+                await self._finish(event)
+                return True
+            case "run.started":
+                self.run = replace(
+                    self.run,
+                    provider_session=event.data["session"],
+                    cli_version=event.data["cli_version"],
+                )
+            case "usage":
+                self.run = replace(self.run, usage=event.data)
+        self._append(event.type, event.data, event.seq)
+        return False
+
+    async def _finish(self, event: Inbound) -> None:
+        stop_reason: StopReason = event.data["stop_reason"]
+        error = event.data["error"] or {}
+        code, message = error.get("code"), error.get("message")
+        if self._timed_out and stop_reason == "cancelled":
+            stop_reason, (code, message) = "error", _OUT_OF_TIME
+        elif stop_reason == "error" and code is None:
+            code, message = "provider_error", "The CLI ended the turn without saying why."
+        await self._end(
+            stop_reason, code=code, message=message, text=event.data["text"], seq=event.seq
+        )
+
+    async def _end_unheard(self) -> None:
+        """Cancelled or out of time, with no word from the sandbox about it."""
+        if self._timed_out:
+            await self._end("error", code=_OUT_OF_TIME[0], message=_OUT_OF_TIME[1])
+        else:
+            await self._end("cancelled")
+
+    async def _end(
+        self,
+        stop_reason: StopReason,
+        *,
+        code: str | None = None,
+        message: str | None = None,
+        text: str = "",
+        seq: int | None = None,
+    ) -> None:
+        """The last event and the outcome, stored together before anybody sees them."""
+        state: RunState = {"error": "failed", "cancelled": "cancelled"}.get(  # type: ignore[assignment]  # a mapping from literals to literals
+            stop_reason, "succeeded"
+        )
+        total_ms = self._elapsed_ms()
+        timings = {**self.run.timings, "total_ms": total_ms}
+        if self._first_event_ms is not None:
+            timings["first_event_ms"] = self._first_event_ms
+        self.run = replace(
+            self.run,
+            state=state,
+            stop_reason=stop_reason,
+            error_code=code,
+            error_message=message,
+            text=text,
+            timings=timings,
+            finished_at=self._clock.now(),
+        )
+        last = self.log.next(
+            "run.finished",
+            {
+                "stop_reason": stop_reason,
+                "error": {"code": code, "message": message} if code else None,
+                "text": text,
+                "timings": timings,
+            },
+            time=self._clock.now(),
+            runtime_seq=seq,
+        )
+        if not self._patience.expired():
+            self._patience.reschedule(None)  # what follows must not be cut in the middle
+        async with self.log.storing() as entries:
+            await self._rows.save(self.run, [*entries, last])
+        self.log.publish(last)
+
+    def _append(self, kind: str, data: dict[str, Any], seq: int) -> None:
+        self.log.publish(self.log.next(kind, data, time=self._clock.now(), runtime_seq=seq))
+
+    async def _flush_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(_FLUSH_S)
+            async with self.log.storing() as entries:
+                if entries:
+                    await self._rows.save(self.run, entries)
+
+    async def _watch_for_the_end(self) -> None:
+        """Turn the time limit, or somebody's wish, into a cancel at the runtime."""
+        left = self.run.created_at + self.run.timeout_s - self._clock.now()
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                await self._cancel.wait()
+        except TimeoutError:
+            self._timed_out = True
+            self._cancel.set()
+        if self.run.finished:
+            return
+        self._patience.reschedule(asyncio.get_running_loop().time() + _CANCEL_S)
+        await self._tell_runtime_to_cancel()
+
+    async def _tell_runtime_to_cancel(self) -> None:
+        """Until it has heard: the run may only just be starting there."""
+        try:
+            async with asyncio.timeout(_CANCEL_S):
+                while True:
+                    with contextlib.suppress(RuntimeUnreachable, RuntimeRefused):
+                        if self._sandbox is not None:
+                            await self._runtime.cancel(self._sandbox, self.run.id)
+                            return
+                    await asyncio.sleep(_RETRY_S)
+        except TimeoutError:
+            _log.warning("run.cancel_unheard", run=self.run.id)
+
+    def _refusal(self, refused: RuntimeRefused) -> _Ended:
+        if refused.code == "run_not_found":
+            return _Ended("sandbox_lost", "The sandbox's runtime was restarted during the run.")
+        return _Ended(refused.code or "runtime_error", refused.message or "The runtime refused.")
+
+    def _elapsed_ms(self) -> float:
+        return round((self._clock.now() - self.run.created_at) * 1000, 2)

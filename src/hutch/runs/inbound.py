@@ -1,0 +1,196 @@
+"""Read an event that a sandbox sent. The sender is untrusted: its agent may have taken it over.
+
+What passes has a known type, known fields of the right kinds, bounded sizes, and text that can be
+encoded. Anything else raises ``ProtocolError`` and ends the run; nothing is repaired silently.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hutch_runtime.protocol import (
+    AGENT_ORIGINS,
+    ERROR_CODES,
+    EVENT_MAX_BYTES,
+    EVENT_TYPES,
+    PROVIDERS,
+    STOP_REASONS,
+    TOOL_KINDS,
+    ProtocolError,
+)
+
+_NAME_MAX: Final = 512  # characters of an id, a name, a reason
+_COUNT_MAX: Final = 2**53
+_ITEMS_MAX: Final = 1000
+_DEPTH_MAX: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    seq: int
+    time: float
+    type: str
+    data: dict[str, Any]
+
+
+def parse_event(raw: bytes, *, run_id: str) -> Inbound:
+    """One event of ``run_id``. Raises ``ProtocolError``, whose text holds nothing of the event."""
+    if len(raw) > EVENT_MAX_BYTES:
+        raise ProtocolError("an event that is too large")
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise ProtocolError("an event that is not JSON") from None
+    if not isinstance(value, dict):
+        raise ProtocolError("an event that is not an object")
+    if b"\\u" in raw:  # only an escape can smuggle in half of a surrogate pair
+        value = _encodable(value)
+    if value.get("run_id") != run_id:
+        raise ProtocolError("an event of another run")
+    seq, time, kind = value.get("seq"), value.get("time"), value.get("type")
+    if not _is_count(seq) or seq < 1:
+        raise ProtocolError("an event without a number")
+    if not isinstance(time, int | float) or isinstance(time, bool) or not math.isfinite(time):
+        raise ProtocolError("an event without a time")
+    if not isinstance(kind, str) or kind not in EVENT_TYPES:
+        raise ProtocolError("an event of an unknown type")
+    data = {}
+    for name, check in _FIELDS[kind].items():
+        if not check(value.get(name)):
+            raise ProtocolError(f"a {kind} event with a bad {name}")
+        data[name] = value.get(name)
+    return Inbound(int(seq), float(time), kind, data)
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _NAME_MAX
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _COUNT_MAX
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12
+
+
+def _or_null(check: Any) -> Any:
+    return lambda value: value is None or check(value)
+
+
+def _one_of(names: Any) -> Any:
+    return lambda value: isinstance(value, str) and value in names
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict) and _shallow(value, _DEPTH_MAX)
+
+
+def _shallow(value: Any, depth: int) -> bool:
+    if isinstance(value, dict):
+        return depth > 0 and all(_shallow(item, depth - 1) for item in value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_shallow(item, depth - 1) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _is_plan(value: Any) -> bool:
+    statuses = {"pending", "in_progress", "completed"}
+    return (
+        isinstance(value, list)
+        and len(value) <= _ITEMS_MAX
+        and all(
+            isinstance(item, dict)
+            and item.keys() == {"text", "status"}
+            and isinstance(item["text"], str)
+            and item["status"] in statuses
+            for item in value
+        )
+    )
+
+
+def _is_error(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"code", "message"}
+        and value["code"] in ERROR_CODES
+        and isinstance(value["message"], str)
+    )
+
+
+def _is_timings(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() <= {"first_event_ms", "total_ms"}
+        and all(item is None or _is_amount(item) for item in value.values())
+    )
+
+
+_FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "run.started": {
+        "provider": _one_of(PROVIDERS),
+        "session": _is_name,
+        "model": _or_null(_is_name),
+        "cli_version": _is_name,
+        "agent": _one_of(AGENT_ORIGINS),
+    },
+    "text.delta": {"text": _is_text},
+    "text": {"text": _is_text},
+    "reasoning.delta": {"text": _is_text},
+    "tool.started": {
+        "tool_id": _is_name,
+        "kind": _one_of(TOOL_KINDS),
+        "name": _is_name,
+        "input": _is_object,
+    },
+    "tool.output": {"tool_id": _is_name, "text": _is_text},
+    "tool.finished": {
+        "tool_id": _is_name,
+        "ok": lambda value: isinstance(value, bool),
+        "output": _is_text,
+    },
+    "plan": {"items": _is_plan},
+    "usage": {
+        "input_tokens": _is_count,
+        "output_tokens": _is_count,
+        "cached_tokens": _is_count,
+        "cost_usd": _or_null(_is_amount),
+    },
+    "retrying": {
+        "attempt": _is_count,
+        "delay_ms": _or_null(_is_count),
+        "status": _or_null(_is_count),
+        "code": _one_of(ERROR_CODES),
+    },
+    "agent.restarted": {"reason": _is_text, "how": _one_of({"resumed", "replayed"})},
+    "truncated": {
+        "scope": _one_of({"field", "line", "run"}),
+        "limit_bytes": _is_count,
+        "dropped_bytes": _is_count,
+    },
+    "unparsed": {"line": _is_text},
+    "run.finished": {
+        "stop_reason": _one_of(STOP_REASONS),
+        "error": _or_null(_is_error),
+        "text": _is_text,
+        "timings": _is_timings,
+    },
+}

@@ -1,0 +1,72 @@
+"""The log of one live run in memory: appended by its dispatcher, read by any number of followers.
+
+Followers read by position and wait for more, so a slow one holds nothing up and no queue can grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from hutch.runs.models import LogEntry
+
+
+class RunLog:
+    def __init__(self, run_id: str, stored: list[LogEntry]) -> None:
+        """``stored``: what an earlier process has written already."""
+        self.run_id = run_id
+        self.entries = stored
+        self._stored = len(stored)
+        self._storing = asyncio.Lock()
+        self.closed = False
+        self._more = asyncio.Event()
+
+    @property
+    def runtime_seq(self) -> int:
+        """The last number that the runtime gave, to read on after it; 0 if none."""
+        return next((e.runtime_seq for e in reversed(self.entries) if e.runtime_seq), 0)
+
+    def next(
+        self, type_: str, data: dict[str, Any], *, time: float, runtime_seq: int | None = None
+    ) -> LogEntry:
+        """The entry that would follow, not yet in the log."""
+        return LogEntry(self.run_id, len(self.entries) + 1, runtime_seq, time, type_, data)
+
+    def publish(self, entry: LogEntry) -> None:
+        self.entries.append(entry)
+        self._wake()
+
+    @asynccontextmanager
+    async def storing(self) -> AsyncIterator[list[LogEntry]]:
+        """The entries that the database has not got yet; one caller at a time writes them."""
+        async with self._storing:
+            entries = self.entries[self._stored :]
+            yield entries
+            self._stored += len(entries)
+
+    def close(self) -> None:
+        """No more will come: the last is stored, or this process is going down."""
+        self.closed = True
+        self._wake()
+
+    async def wait_closed(self) -> None:
+        while not self.closed:
+            await self._more.wait()
+
+    async def follow(self, after: int) -> AsyncIterator[LogEntry]:
+        """Entries with a ``seq`` above ``after``, until the log is closed."""
+        position = after
+        while True:
+            more = self._more
+            while position < len(self.entries):
+                yield self.entries[position]
+                position += 1
+            if self.closed:
+                return
+            await more.wait()
+
+    def _wake(self) -> None:
+        self._more.set()
+        self._more = asyncio.Event()

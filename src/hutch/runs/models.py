@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+from hutch_runtime.protocol import Provider, StopReason
+
+RunState: TypeAlias = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+FINISHED: Final[frozenset[RunState]] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A conversation with one provider. ``provider_session`` is the CLI's own id of it, and
+    ``incarnation`` the sandbox whose disk holds it; both null until its first run has started.
+    """
+
+    id: str
+    user_id: str
+    provider: Provider
+    provider_session: str | None
+    incarnation: str | None
+    created_at: float
+    last_used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    id: str
+    user_id: str
+    session_id: str
+    provider: Provider
+    model: str | None
+    prompt: str
+    timeout_s: float
+    state: RunState
+    created_at: float
+    idempotency_key: str | None = None
+    request_hash: str = ""
+    incarnation: str | None = None
+    cancel_requested: bool = False
+    stop_reason: StopReason | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    text: str = ""
+    usage: dict[str, Any] | None = None
+    # Milliseconds: sandbox_ms until one was ready, first_event_ms and total_ms since the request.
+    timings: dict[str, float] = field(default_factory=dict)
+    provider_session: str | None = None
+    cli_version: str | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """An event as Hutch keeps it: ``seq`` is Hutch's own, without gaps, from 1."""
+
+    run_id: str
+    seq: int
+    runtime_seq: int | None
+    time: float
+    type: str
+    data: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "seq": self.seq,
+            "time": self.time,
+            "type": self.type,
+            **self.data,
+        }

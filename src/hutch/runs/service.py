@@ -1,0 +1,288 @@
+"""Accept runs, carry them through in the background, and let anybody entitled follow them.
+
+A run goes on when its caller goes away; asking again with the same idempotency key finds it. Runs
+of one session take turns in the order in which they came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from sqlalchemy.exc import IntegrityError
+
+from hutch.clock import Clock
+from hutch.errors import (
+    CredentialMissing,
+    IdempotencyMismatch,
+    InvalidRequest,
+    NotFound,
+    PromptTooLarge,
+    SessionBusy,
+)
+from hutch.ids import is_id, new_id
+from hutch.runs.dispatch import Dispatch
+from hutch.runs.log import RunLog
+from hutch.runs.models import LogEntry, Run, Session
+from hutch.runs.rows import RunRows
+from hutch.sandboxes.runtime_client import RuntimeClient
+from hutch.sandboxes.service import Sandboxes
+from hutch.vault.service import Vault
+from hutch_runtime.protocol import PROMPT_MAX_BYTES, Provider
+
+_log = structlog.get_logger()
+
+RUNS_AT_ONCE: Final = 4  # per user: what one sandbox's runtime takes
+PAGE_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What a caller asks for."""
+
+    provider: Provider
+    prompt: str
+    model: str | None = None
+    session_id: str | None = None
+    timeout_s: float | None = None
+    idempotency_key: str | None = None
+
+    def hash(self) -> str:
+        """The same for the same request, to tell a repeat from a reused key."""
+        parts = [self.provider, self.prompt, self.model, self.session_id, self.timeout_s]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+class Runs:
+    def __init__(
+        self,
+        rows: RunRows,
+        sandboxes: Sandboxes,
+        runtime: RuntimeClient,
+        vault: Vault,
+        clock: Clock,
+        *,
+        timeout_s: float,
+        timeout_max_s: float,
+    ) -> None:
+        self._rows = rows
+        self._sandboxes = sandboxes
+        self._runtime = runtime
+        self._vault = vault
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._timeout_max_s = timeout_max_s
+        self._live: dict[str, Dispatch] = {}
+        self._logs: dict[str, RunLog] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        # The tail of each session's queue, and each user's places in their sandbox.
+        self._turns: dict[str, asyncio.Task[None]] = {}
+        self._places: dict[str, asyncio.Semaphore] = {}
+
+    async def recover(self) -> int:
+        """Take up what an earlier process left unfinished; returns how many runs."""
+        unfinished = await self._rows.unfinished()
+        for run in unfinished:
+            self._start(run, await self._rows.events(run.id))
+        return len(unfinished)
+
+    async def close(self) -> None:
+        """Let go of live runs; they go on in their sandboxes, and ``recover`` finds them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def submit(self, user_id: str, new: NewRun) -> Run:
+        """Accept a run. Raises ``InvalidRequest``, ``PromptTooLarge``, ``NotFound`` (session),
+        ``CredentialMissing``, ``IdempotencyMismatch``.
+        """
+        _check_prompt(new.prompt)
+        timeout_s = new.timeout_s or self._timeout_s
+        if not 0 < timeout_s <= self._timeout_max_s:
+            raise InvalidRequest(
+                f"timeout_s is above 0 and at most {self._timeout_max_s:.0f}.",
+                hint="Leave it out for the default.",
+            )
+        if new.idempotency_key is not None:
+            known = await self._repeat(user_id, new)
+            if known is not None:
+                return known
+        now = self._clock.now()
+        session, fresh = await self._session_for(user_id, new, now)
+        if not await self._vault.has(user_id, new.provider):
+            raise CredentialMissing(
+                f"No credential for {new.provider} is stored.",
+                hint=f"PUT /v1/credentials/{new.provider} with an API key first.",
+            )
+        run = Run(
+            id=new_id("run"),
+            user_id=user_id,
+            session_id=session.id,
+            provider=new.provider,
+            model=new.model,
+            prompt=new.prompt,
+            timeout_s=timeout_s,
+            state="queued",
+            created_at=now,
+            idempotency_key=new.idempotency_key,
+            request_hash=new.hash(),
+        )
+        try:
+            await self._rows.add(run, session if fresh else None)
+        except IntegrityError:  # a twin with the same key was first, or the session was deleted
+            known = await self._repeat(user_id, new)
+            if known is not None:
+                return known
+            raise _no_session() from None
+        self._start(run, [])
+        return run
+
+    async def get(self, user_id: str, run_id: str) -> Run:
+        """Raises ``NotFound``, also for a run of somebody else."""
+        run = await self._rows.get(run_id) if is_id(run_id, "run") else None
+        if run is None or run.user_id != user_id:
+            raise NotFound("There is no such run.", hint="GET /v1/runs lists yours.")
+        return run
+
+    async def finished(self, user_id: str, run_id: str) -> Run:
+        """The run once it has ended."""
+        log = self._logs.get(run_id)
+        if log is not None:
+            await log.wait_closed()
+        return await self.get(user_id, run_id)
+
+    async def page(
+        self, user_id: str, *, session_id: str | None, before: str | None, limit: int
+    ) -> list[Run]:
+        last = await self.get(user_id, before) if before is not None else None
+        return await self._rows.page(
+            user_id, session_id=session_id, before=last, limit=min(limit, PAGE_MAX)
+        )
+
+    async def events(self, user_id: str, run_id: str, *, after: int = 0) -> AsyncIterator[LogEntry]:
+        """Checks the run first; then its entries above ``after``, to the end and live."""
+        await self.get(user_id, run_id)
+        return self._follow(run_id, after)
+
+    async def cancel(self, user_id: str, run_id: str) -> Run:
+        """Ask for its end; harmless when it has ended. The run's last event tells of it."""
+        run = await self.get(user_id, run_id)
+        if not run.finished:
+            await self._rows.request_cancel(run_id)
+            live = self._live.get(run_id)
+            if live is not None:
+                live.cancel()
+        return await self.get(user_id, run_id)
+
+    async def session(self, user_id: str, session_id: str) -> Session:
+        session = (
+            await self._rows.session(user_id, session_id) if is_id(session_id, "ses") else None
+        )
+        if session is None:
+            raise _no_session()
+        return session
+
+    async def sessions(self, user_id: str, *, limit: int) -> list[Session]:
+        return await self._rows.sessions(user_id, limit=min(limit, PAGE_MAX))
+
+    async def delete_session(self, user_id: str, session_id: str) -> None:
+        """And its runs and events. Raises ``SessionBusy`` while one of them is unfinished."""
+        session = await self.session(user_id, session_id)
+        if session.id in self._turns:
+            raise SessionBusy(
+                "A run of this session has not finished.", hint="Cancel it, or wait for it."
+            )
+        await self._rows.delete_session(session.id)
+
+    async def _follow(self, run_id: str, after: int) -> AsyncIterator[LogEntry]:
+        log = self._logs.get(run_id)
+        if log is not None:
+            async for entry in log.follow(after):
+                yield entry
+            return
+        for entry in await self._rows.events(run_id, after=after):
+            yield entry
+
+    async def _repeat(self, user_id: str, new: NewRun) -> Run | None:
+        key = new.idempotency_key
+        known = await self._rows.by_idempotency_key(user_id, key) if key is not None else None
+        if known is not None and known.request_hash != new.hash():
+            raise IdempotencyMismatch(
+                "This Idempotency-Key belongs to an earlier request that was different.",
+                hint="Use a new key for a new request; repeat a request unchanged.",
+            )
+        return known
+
+    async def _session_for(self, user_id: str, new: NewRun, now: float) -> tuple[Session, bool]:
+        if new.session_id is None:
+            return Session(new_id("ses"), user_id, new.provider, None, None, now, now), True
+        session = await self.session(user_id, new.session_id)
+        if session.provider != new.provider:
+            raise InvalidRequest(
+                f"This session belongs to {session.provider}, not to {new.provider}.",
+                hint="Leave out session_id to start a new one.",
+            )
+        return session, False
+
+    def _start(self, run: Run, stored: list[LogEntry]) -> None:
+        log = RunLog(run.id, stored)
+        self._logs[run.id] = log
+        task = asyncio.create_task(
+            self._carry_through(run, log, self._turns.get(run.session_id)), name=run.id
+        )
+        self._turns[run.session_id] = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry_through(
+        self, run: Run, log: RunLog, before: asyncio.Task[None] | None
+    ) -> None:
+        dispatch = Dispatch(
+            run,
+            log,
+            rows=self._rows,
+            sandboxes=self._sandboxes,
+            runtime=self._runtime,
+            clock=self._clock,
+        )
+        self._live[run.id] = dispatch
+        try:
+            places = self._places.setdefault(run.user_id, asyncio.Semaphore(RUNS_AT_ONCE))
+            await dispatch.execute(after=before, places=places)
+        except Exception:
+            # The run stays unfinished in the database, and the next start takes it up.
+            _log.exception("run.abandoned", run=run.id)
+            raise
+        finally:
+            log.close()
+            del self._live[run.id], self._logs[run.id]
+            if self._turns.get(run.session_id) is asyncio.current_task():
+                del self._turns[run.session_id]
+
+
+def _check_prompt(prompt: str) -> None:
+    if not prompt.strip():
+        raise InvalidRequest("The prompt is empty.", hint="Send the text for the agent.")
+    try:
+        size = len(prompt.encode())
+    except UnicodeEncodeError:
+        raise InvalidRequest(
+            "The prompt holds half of a surrogate pair, which is no character.",
+            hint="Encode the text as UTF-8.",
+        ) from None
+    if size > PROMPT_MAX_BYTES:
+        raise PromptTooLarge(
+            f"The prompt is {size} bytes long; {PROMPT_MAX_BYTES} are the most.",
+            hint="Put large material into a file and name it in the prompt.",
+        )
+
+
+def _no_session() -> NotFound:
+    return NotFound(
+        "There is no such session.", hint="Leave out session_id to start one; GET /v1/sessions."
+    )

@@ -1,0 +1,1 @@
+"""A sandbox per user: what should be, what is, and the step that makes them meet."""

@@ -1,0 +1,168 @@
+"""Make one sandbox what its row says it should be.
+
+``step`` holds no state of its own: it reads the row, does the next thing, and may be killed at any
+instruction and run again. It does not decide that a sandbox should exist; that is ``service``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import structlog
+
+from hutch.backends.base import Backend, Observed, Resources, SandboxSpec
+from hutch.clock import Clock
+from hutch.errors import BackendError
+from hutch.sandboxes.models import Sandbox
+from hutch.sandboxes.rows import SandboxRows
+from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
+from hutch_runtime.protocol import PROVIDERS
+
+_log = structlog.get_logger()
+
+RUNTIME_READY_S: Final = 60
+_POLL_S: Final = 0.05
+_REASON_MAX: Final = 500  # characters
+
+
+class Egress(Protocol):
+    """The gateway, as far as a sandbox's life is concerned."""
+
+    async def admit(self, sandbox: Sandbox) -> None: ...
+
+    async def dismiss(self, sandbox: Sandbox) -> None: ...
+
+
+class Reconciler:
+    def __init__(
+        self,
+        rows: SandboxRows,
+        backend: Backend,
+        runtime: RuntimeClient,
+        egress: Egress,
+        clock: Clock,
+        *,
+        instance: str,
+        resources: Resources,
+        environment: Callable[[Sandbox], Mapping[str, str]],
+        changed: Callable[[Sandbox], None],
+    ) -> None:
+        self._rows = rows
+        self._backend = backend
+        self._runtime = runtime
+        self._egress = egress
+        self._clock = clock
+        self._instance = instance
+        self._resources = resources
+        self._environment = environment
+        self._changed = changed
+
+    async def step(self, sandbox_id: str) -> None:
+        sandbox = await self._rows.get(sandbox_id)
+        if sandbox is None or not sandbox.live:
+            return
+        if sandbox.desired == "destroyed":
+            await self._end(sandbox, failed="")
+        elif sandbox.observed == "provisioning":
+            await self._provision(sandbox)
+        else:
+            await self._verify(sandbox)
+
+    async def _provision(self, sandbox: Sandbox) -> None:
+        spec = SandboxSpec(
+            instance=self._instance,
+            sandbox_id=sandbox.id,
+            incarnation=sandbox.incarnation,
+            image=sandbox.image,
+            env=self._environment(sandbox),
+            resources=self._resources,
+        )
+        try:
+            observed = await self._backend.create(spec)
+            await self._rows.note(sandbox.id, handle=observed.handle)
+            if observed.state == "created":
+                observed = await self._backend.start(observed.handle)
+            await self._rows.note(
+                sandbox.id,
+                address=observed.address,
+                port=observed.port,
+                isolation=observed.isolation,
+            )
+            sandbox = await self._read(sandbox)
+            # Before the agents inside are ready: they greet their API when they start.
+            await self._egress.admit(sandbox)
+            health = await self._until_ready(sandbox, observed)
+        except BackendError as error:
+            _log.warning("sandbox.failed", sandbox=sandbox.id, reason=error.message)
+            await self._end(await self._read(sandbox), failed=error.message)
+            return
+        versions = _versions(health)
+        await self._rows.observe(sandbox.id, "running", at=self._clock.now(), cli_versions=versions)
+        self._changed(await self._read(sandbox))
+
+    async def _until_ready(self, sandbox: Sandbox, observed: Observed) -> dict[str, Any]:
+        """The runtime's health once its agents are started. Raises ``BackendError``."""
+        try:
+            async with asyncio.timeout(RUNTIME_READY_S):
+                while True:
+                    try:
+                        health = await self._runtime.health(sandbox)
+                        if health.get("status") == "ready":
+                            return health
+                    except RuntimeUnreachable:
+                        now = await self._backend.inspect(observed.handle)
+                        if now is None or now.state == "exited":
+                            raise BackendError(_obituary(now)) from None
+                    except RuntimeRefused as refused:
+                        raise BackendError(
+                            f"The runtime refused us ({refused.status})."
+                        ) from refused
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise BackendError(
+                f"The runtime was not ready within {RUNTIME_READY_S} seconds."
+            ) from None
+
+    async def _verify(self, sandbox: Sandbox) -> None:
+        observed = await self._backend.inspect(sandbox.handle) if sandbox.handle else None
+        if observed is None or observed.state in {"exited", "created"}:
+            await self._end(sandbox, failed=_obituary(observed))
+        else:
+            self._changed(sandbox)
+
+    async def _end(self, sandbox: Sandbox, *, failed: str) -> None:
+        await self._egress.dismiss(sandbox)
+        if sandbox.handle is not None:
+            await self._backend.destroy(sandbox.handle)
+        else:  # killed between creating the container and noting its handle
+            for observed in await self._backend.list():
+                if observed.incarnation == sandbox.incarnation:
+                    await self._backend.destroy(observed.handle)
+        await self._rows.observe(
+            sandbox.id,
+            "failed" if failed else "destroyed",
+            at=self._clock.now(),
+            reason=failed[:_REASON_MAX],
+        )
+        self._changed(await self._read(sandbox))
+
+    async def _read(self, sandbox: Sandbox) -> Sandbox:
+        return await self._rows.get(sandbox.id) or sandbox
+
+
+def _obituary(observed: Observed | None) -> str:
+    if observed is None:
+        return "The container is gone; somebody removed it."
+    if observed.oom_killed:
+        return "The container used more memory than it may and was ended."
+    return f"The container ended by itself with exit code {observed.exit_code}."
+
+
+def _versions(health: dict[str, Any]) -> dict[str, str]:
+    """The versions that the runtime reports; bounded, since it is not to be trusted."""
+    said = health.get("cli")
+    said = said if isinstance(said, dict) else {}
+    versions: dict[str, str] = {name: str(said.get(name, "unknown"))[:64] for name in PROVIDERS}
+    return {**versions, "runtime": str(health.get("runtime", "unknown"))[:64]}

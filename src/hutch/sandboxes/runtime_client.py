@@ -1,0 +1,168 @@
+"""HTTP to the runtime inside a sandbox. The other side is hostile: all is bounded and timed."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+
+from hutch.sandboxes.models import Sandbox
+from hutch_runtime.protocol import EVENT_MAX_BYTES, KIB, Provider
+
+_CONNECT_S: Final = 5
+_ANSWER_S: Final = 10  # for calls that answer at once
+_SILENCE_S: Final = 60  # the runtime sends a heartbeat every 15 s
+_BODY_MAX: Final = 256 * KIB
+
+
+class RuntimeUnreachable(Exception):
+    """No answer, or one that breaks off; the sandbox may be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeRefused(Exception):
+    """The runtime answered with an error of its own."""
+
+    status: int
+    code: str
+    message: str
+
+
+def runtime_key(secret: bytes, incarnation: str) -> str:
+    """The bearer key of one sandbox, derived so that it need not be stored."""
+    return hmac.digest(secret, b"hutch runtime " + incarnation.encode(), "sha256").hex()
+
+
+def runtime_key_hash(secret: bytes, incarnation: str) -> str:
+    """What the container holds instead: enough to check the key, useless for presenting it."""
+    return hashlib.sha256(runtime_key(secret, incarnation).encode()).hexdigest()
+
+
+class RuntimeClient:
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._http: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+    async def health(self, sandbox: Sandbox) -> dict[str, Any]:
+        return await self._call(sandbox, "GET", "/health")
+
+    async def cancel(self, sandbox: Sandbox, run_id: str) -> None:
+        await self._call(sandbox, "POST", f"/runs/{run_id}/cancel")
+
+    @asynccontextmanager
+    async def prompt(
+        self,
+        sandbox: Sandbox,
+        *,
+        run_id: str,
+        provider: Provider,
+        prompt: str,
+        model: str | None,
+        session: str | None,
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Start the run, or attach to it if it has started; yields each event's JSON."""
+        body = {"run_id": run_id, "prompt": prompt, "model": model, "session": session}
+        async with self._stream(sandbox, "POST", f"/{provider}", json=body) as events:
+            yield events
+
+    @asynccontextmanager
+    async def follow(
+        self, sandbox: Sandbox, run_id: str, *, after: int
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        path = f"/runs/{run_id}/events?after={after}"
+        async with self._stream(sandbox, "GET", path) as events:
+            yield events
+
+    async def _call(self, sandbox: Sandbox, method: str, path: str) -> dict[str, Any]:
+        timeout = aiohttp.ClientTimeout(total=_ANSWER_S, connect=_CONNECT_S)
+        async with self._request(sandbox, method, path, timeout=timeout) as response:
+            return _json(await _read(response))
+
+    @asynccontextmanager
+    async def _stream(
+        self, sandbox: Sandbox, method: str, path: str, **options: Any
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_S, sock_read=_SILENCE_S)
+        async with self._request(sandbox, method, path, timeout=timeout, **options) as response:
+            yield sse_data(response.content.iter_any())
+
+    @asynccontextmanager
+    async def _request(
+        self, sandbox: Sandbox, method: str, path: str, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                trust_env=False,  # never through a proxy of the operator's
+                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=300),
+            )
+        url = f"http://{sandbox.address}:{sandbox.port}{path}"
+        key = runtime_key(self._secret, sandbox.incarnation)
+        try:
+            async with self._http.request(
+                method,
+                url,
+                headers={"authorization": f"Bearer {key}"},
+                allow_redirects=False,
+                **options,
+            ) as response:
+                if response.status != 200:
+                    error = _json(await _read(response)).get("error")
+                    error = error if isinstance(error, dict) else {}
+                    raise RuntimeRefused(
+                        response.status,
+                        str(error.get("code", ""))[:64],
+                        str(error.get("message", ""))[:2000],
+                    )
+                yield response
+        except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
+            raise RuntimeUnreachable(type(error).__name__) from error
+
+
+async def sse_data(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The data of each server-sent event; comments and other fields are passed over.
+
+    Raises ``RuntimeUnreachable`` for a line longer than an event may be.
+    """
+    buffer = bytearray()
+    scanned = 0
+    async for chunk in chunks:
+        buffer += chunk
+        while (end := buffer.find(b"\n", scanned)) >= 0:
+            line = bytes(buffer[:end])
+            del buffer[: end + 1]
+            scanned = 0
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+        scanned = len(buffer)
+        if scanned > EVENT_MAX_BYTES:
+            raise RuntimeUnreachable("an event of more than the allowed size")
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > _BODY_MAX:
+            raise RuntimeUnreachable("an answer of more than the allowed size")
+    return bytes(body)
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise RuntimeUnreachable("an answer that is not a JSON object")
+    return value

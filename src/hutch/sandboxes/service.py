@@ -1,0 +1,144 @@
+"""What the rest of Hutch asks of sandboxes: give this user theirs, end it, tell how it is.
+
+Asking writes ``desired`` and wakes the reconciler; only the reconciler touches the backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from hutch.backends.base import Backend, Stats
+from hutch.clock import Clock
+from hutch.errors import NotFound, SandboxFailed
+from hutch.ids import new_id
+from hutch.sandboxes.models import Sandbox
+from hutch.sandboxes.rows import SandboxRows
+
+# A cold container under gVisor takes two to four seconds, more when twenty start at once.
+READY_WITHIN_S: Final = 90
+
+
+class Sandboxes:
+    def __init__(
+        self,
+        rows: SandboxRows,
+        backend: Backend,
+        clock: Clock,
+        *,
+        image: str,
+        wake: Callable[[str], None],
+    ) -> None:
+        self._rows = rows
+        self._backend = backend
+        self._clock = clock
+        self._image = image
+        self._wake = wake
+        self._running: dict[str, Sandbox] = {}  # by user: what a prompt needs, without a query
+        self._changed: dict[str, asyncio.Event] = {}
+
+    async def ensure(self, user_id: str) -> Sandbox:
+        """The user's running sandbox, made if there is none. Raises ``SandboxFailed``."""
+        ready = self._running.get(user_id)
+        if ready is not None:
+            return ready
+        try:
+            async with asyncio.timeout(READY_WITHIN_S):
+                return await self._make(user_id)
+        except TimeoutError:
+            raise SandboxFailed(
+                f"The sandbox was not ready within {READY_WITHIN_S} seconds.",
+                hint="The machine may be overloaded; try again. `hutch doctor` looks for causes.",
+            ) from None
+
+    async def _make(self, user_id: str) -> Sandbox:
+        sandbox = await self._rows.live_of(user_id)
+        while sandbox is None:
+            now = self._clock.now()
+            fresh = Sandbox(
+                id=new_id("sbx"),
+                user_id=user_id,
+                incarnation=new_id("inc"),
+                desired="running",
+                observed="provisioning",
+                reason="",
+                image=self._image,
+                created_at=now,
+                changed_at=now,
+            )
+            sandbox = fresh if await self._rows.add(fresh) else await self._rows.live_of(user_id)
+        if sandbox.desired == "destroyed":
+            await self._until_over(sandbox)
+            return await self._make(user_id)
+        while sandbox.observed == "provisioning":
+            sandbox = await self._next(sandbox)
+        if sandbox.observed != "running":
+            raise SandboxFailed(
+                f"The sandbox could not be made: {sandbox.reason or 'it was destroyed meanwhile'}",
+                hint="Try again; `hutch doctor` on the server looks for the cause.",
+            )
+        return sandbox
+
+    async def destroy(self, user_id: str) -> Sandbox:
+        """End the user's sandbox and all in it; returns once it is gone. Raises ``NotFound``."""
+        sandbox = await self.of(user_id)
+        self._running.pop(user_id, None)
+        await self._rows.want(sandbox.id, "destroyed")
+        return await self._until_over(sandbox)
+
+    async def of(self, user_id: str) -> Sandbox:
+        """The user's live sandbox. Raises ``NotFound``."""
+        sandbox = await self._rows.live_of(user_id)
+        if sandbox is None:
+            raise NotFound("There is no container.", hint="The next run makes one.")
+        return sandbox
+
+    async def all(self) -> list[Sandbox]:
+        return await self._rows.live()
+
+    async def stats(self, sandbox: Sandbox) -> Stats | None:
+        if sandbox.handle is None or sandbox.observed != "running":
+            return None
+        return await self._backend.stats(sandbox.handle)
+
+    def suspect(self, sandbox: Sandbox) -> None:
+        """Somebody could not reach it: look before anybody is sent there again."""
+        if self._running.get(sandbox.user_id) == sandbox:
+            del self._running[sandbox.user_id]
+        self._wake(sandbox.id)
+
+    def changed(self, sandbox: Sandbox) -> None:
+        """The reconciler's word that the row is now this."""
+        if sandbox.observed == "running" and sandbox.desired == "running":
+            self._running[sandbox.user_id] = sandbox
+        elif (known := self._running.get(sandbox.user_id)) and known.id == sandbox.id:
+            del self._running[sandbox.user_id]
+        event = self._changed.pop(sandbox.id, None)
+        if event is not None:
+            event.set()
+
+    async def gone(self, sandbox: Sandbox) -> bool:
+        """Whether this very incarnation has ended, after the reconciler has had a look."""
+        self.suspect(sandbox)
+        row = await self._rows.get(sandbox.id)
+        return row is None or not row.live or row.desired == "destroyed"
+
+    async def _until_over(self, sandbox: Sandbox) -> Sandbox:
+        while sandbox.live:
+            sandbox = await self._next(sandbox)
+        return sandbox
+
+    async def _next(self, sandbox: Sandbox) -> Sandbox:
+        """The row after its next change. The event is made before the row is read again, so that
+        a change between the two is not missed.
+        """
+        event = self._changed.setdefault(sandbox.id, asyncio.Event())
+        self._wake(sandbox.id)
+        row = await self._rows.get(sandbox.id)
+        if row is not None and row.observed == sandbox.observed:
+            await event.wait()
+            row = await self._rows.get(sandbox.id)
+        if row is None:  # the user was deleted
+            raise NotFound("The user and their container are gone.")
+        return row

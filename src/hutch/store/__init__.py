@@ -1,0 +1,1 @@
+"""Rows and transactions. SQLite (WAL, one writer) is the embedded default."""

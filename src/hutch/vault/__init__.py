@@ -1,0 +1,1 @@
+"""Encrypted credentials, one per user and provider. Write-only from outside."""
