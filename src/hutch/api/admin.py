@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import contextlib
+
+from fastapi import APIRouter, Depends
+
+from hutch.accounts.models import NewKey
+from hutch.api.caller import HutchDep, admin
+from hutch.api.container import answer
+from hutch.api.shapes import (
+    ContainerPage,
+    KeyAnswer,
+    TaskAnswer,
+    TaskPage,
+    UserAnswer,
+    UserPage,
+    UserRequest,
+    UserWithKey,
+)
+from hutch.errors import NotFound
+
+router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(admin)])
+
+
+@router.post("/users", status_code=201)
+async def create_user(asked: UserRequest, hutch: HutchDep) -> UserWithKey:
+    user = await hutch.accounts.create_user(asked.name, asked.tier)
+    new = await hutch.accounts.create_key("user", user.id)
+    return UserWithKey(**UserAnswer.model_validate(user).model_dump(), key=new.text)
+
+
+@router.get("/users")
+async def list_users(hutch: HutchDep) -> UserPage:
+    users = await hutch.accounts.list_users()
+    return UserPage(users=[UserAnswer.model_validate(user) for user in users])
+
+
+@router.post("/users/{user_id}/keys", status_code=201)
+async def create_user_key(user_id: str, hutch: HutchDep) -> KeyAnswer:
+    """One more key for the user; the others stay valid."""
+    user = await hutch.accounts.user(user_id)
+    return _key(await hutch.accounts.create_key("user", user.id))
+
+
+@router.post("/service-keys", status_code=201)
+async def create_service_key(hutch: HutchDep) -> KeyAnswer:
+    """A key that acts for any user, named in `X-Hutch-User`."""
+    return _key(await hutch.accounts.create_key("service"))
+
+
+@router.delete("/users/{user_id}", status_code=204)
+async def delete_user(user_id: str, hutch: HutchDep) -> None:
+    """The user, their container, credentials, keys, sessions and runs."""
+    user = await hutch.accounts.user(user_id)
+    with contextlib.suppress(NotFound):
+        await hutch.sandboxes.destroy(user.id)
+    await hutch.accounts.delete_user(user.id)
+
+
+@router.get("/containers")
+async def list_containers(hutch: HutchDep) -> ContainerPage:
+    """Every live one, of every user."""
+    live = await hutch.sandboxes.all()
+    return ContainerPage(containers=[await answer(hutch, sandbox) for sandbox in live])
+
+
+@router.get("/tasks")
+async def list_tasks(hutch: HutchDep) -> TaskPage:
+    """What each task of the control loop last reported."""
+    return TaskPage(tasks=[TaskAnswer.model_validate(task) for task in hutch.driver.status()])
+
+
+def _key(new: NewKey) -> KeyAnswer:
+    return KeyAnswer(
+        id=new.key.id,
+        scope=new.key.scope,
+        user_id=new.key.user_id,
+        prefix=new.key.prefix,
+        created_at=new.key.created_at,
+        key=new.text,
+    )

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from hutch.api import admin, container, credentials, errors, health, runs, sessions
+from hutch.api.limits import BodyLimit
+from hutch.app import Hutch
+
+
+def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> FastAPI:
+    """The API over what ``running`` starts and ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running() as hutch:
+            app.state.hutch = hutch
+            yield
+
+    app = FastAPI(
+        title="Hutch",
+        version=version("hutch"),
+        summary="Claude Code, Codex CLI and Gemini CLI in a container of each user's own.",
+        lifespan=lifespan,
+    )
+    errors.install(app)
+    app.add_middleware(BodyLimit)
+    for part in (runs, sessions, container, credentials, admin, health):
+        app.include_router(part.router)
+    return app

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from hutch.api.caller import CallerDep, HutchDep
+from hutch.api.shapes import ContainerAnswer, ContainerStats
+from hutch.app import Hutch
+from hutch.errors import BackendError
+from hutch.sandboxes.models import Sandbox
+
+router = APIRouter(prefix="/v1/container", tags=["container"])
+
+
+async def answer(hutch: Hutch, sandbox: Sandbox) -> ContainerAnswer:
+    try:
+        stats = await hutch.sandboxes.stats(sandbox)
+    except BackendError:  # it may have ended a moment ago; the rest is still worth telling
+        stats = None
+    shape = ContainerAnswer.model_validate(sandbox)
+    shape.stats = ContainerStats.model_validate(stats) if stats else None
+    return shape
+
+
+@router.get("")
+async def get_container(hutch: HutchDep, caller: CallerDep) -> ContainerAnswer:
+    return await answer(hutch, await hutch.sandboxes.of(caller.user_id))
+
+
+@router.delete("")
+async def delete_container(hutch: HutchDep, caller: CallerDep) -> ContainerAnswer:
+    """End the container with everything in it. Runs end as `sandbox_lost`, sessions are lost."""
+    return ContainerAnswer.model_validate(await hutch.sandboxes.destroy(caller.user_id))

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+
+from hutch.api.caller import CallerDep, HutchDep
+from hutch.api.shapes import RunAnswer, RunPage, RunRequest, RunWithPrompt
+from hutch.api.streams import event_stream
+from hutch.errors import InvalidRequest
+from hutch.runs.service import NewRun
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+
+@router.post("", response_model=RunAnswer)
+async def create_run(
+    asked: RunRequest,
+    hutch: HutchDep,
+    caller: CallerDep,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> RunAnswer | StreamingResponse:
+    """Run a prompt in the user's own container, and wait for the end or stream the events.
+
+    The run goes on if the connection breaks. With an `Idempotency-Key`, asking again finds it.
+    """
+    run = await hutch.runs.submit(
+        caller.user_id,
+        NewRun(
+            provider=asked.provider,
+            prompt=asked.prompt,
+            model=asked.model,
+            session_id=asked.session_id,
+            timeout_s=asked.timeout_s,
+            idempotency_key=idempotency_key,
+        ),
+    )
+    if asked.stream:
+        entries = await hutch.runs.events(caller.user_id, run.id)
+        return event_stream(
+            entries, headers={"x-hutch-run": run.id, "x-hutch-session": run.session_id}
+        )
+    return RunAnswer.of(await hutch.runs.finished(caller.user_id, run.id))
+
+
+@router.get("")
+async def list_runs(
+    hutch: HutchDep,
+    caller: CallerDep,
+    session_id: str | None = None,
+    before: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> RunPage:
+    """Newest first."""
+    page = await hutch.runs.page(caller.user_id, session_id=session_id, before=before, limit=limit)
+    return RunPage(
+        runs=[RunAnswer.of(run) for run in page],
+        next=page[-1].id if len(page) == limit else None,
+    )
+
+
+@router.get("/{run_id}")
+async def get_run(run_id: str, hutch: HutchDep, caller: CallerDep) -> RunWithPrompt:
+    run = await hutch.runs.get(caller.user_id, run_id)
+    return RunWithPrompt(**RunAnswer.of(run).model_dump(), prompt=run.prompt)
+
+
+@router.get("/{run_id}/events", response_class=StreamingResponse)
+async def follow_run(
+    run_id: str,
+    hutch: HutchDep,
+    caller: CallerDep,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The run's events from the first, or after `Last-Event-ID`; live until the run has ended."""
+    after = last_event_id or "0"
+    if not (after.isascii() and after.isdigit() and len(after) <= 12):
+        raise InvalidRequest("Last-Event-ID is not a number.", hint="Send the last id you saw.")
+    return event_stream(await hutch.runs.events(caller.user_id, run_id, after=int(after)))
+
+
+@router.post("/{run_id}/cancel")
+async def cancel_run(run_id: str, hutch: HutchDep, caller: CallerDep) -> RunAnswer:
+    """End the turn, not the session. The run's last event tells when it has ended."""
+    return RunAnswer.of(await hutch.runs.cancel(caller.user_id, run_id))

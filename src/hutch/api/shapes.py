@@ -1,0 +1,207 @@
+"""What goes over the wire. Times are ISO 8601 in UTC; durations carry their unit in the name."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+from hutch.accounts.models import Tier
+from hutch.runs.models import Run, RunState
+from hutch_runtime.protocol import Provider, StopReason
+
+Time = Annotated[
+    float,
+    PlainSerializer(
+        lambda at: datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds"),
+        return_type=str,
+        when_used="json",
+    ),
+]
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Asked(BaseModel):
+    """A request body: an unknown field is an error, since it would silently do nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class RunRequest(Asked):
+    provider: Provider
+    prompt: str = Field(description="At most 1 MB of UTF-8.")
+    model: str | None = Field(
+        None,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9][\x21-\x7e]*$",
+        description="A name that the CLI knows; its own default if left out.",
+    )
+    session_id: str | None = Field(None, description="Go on with this session; new if left out.")
+    stream: bool = Field(False, description="Answer with server-sent events, as they come.")
+    timeout_s: float | None = Field(None, gt=0, description="Time limit, the wait included.")
+
+
+class RunError(Shape):
+    code: str
+    message: str
+
+
+class Usage(Shape):
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cost_usd: float | None
+
+
+class RunAnswer(Shape):
+    id: str
+    user_id: str
+    session_id: str
+    provider: Provider
+    model: str | None
+    state: RunState
+    stop_reason: StopReason | None
+    error: RunError | None
+    text: str = Field(description="The last block of the answer.")
+    usage: Usage | None
+    timings: dict[str, float] = Field(description="Milliseconds since the request.")
+    provider_session: str | None = Field(description="The CLI's own id of the session.")
+    cli_version: str | None
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+
+    @classmethod
+    def of(cls, run: Run) -> RunAnswer:
+        error = (
+            RunError(code=run.error_code, message=run.error_message or "")
+            if run.error_code
+            else None
+        )
+        return cls(
+            id=run.id,
+            user_id=run.user_id,
+            session_id=run.session_id,
+            provider=run.provider,
+            model=run.model,
+            state=run.state,
+            stop_reason=run.stop_reason,
+            error=error,
+            text=run.text,
+            usage=Usage(**run.usage) if run.usage else None,
+            timings=run.timings,
+            provider_session=run.provider_session,
+            cli_version=run.cli_version,
+            created_at=run.created_at,
+            started_at=run.started_at,
+            finished_at=run.finished_at,
+        )
+
+
+class RunWithPrompt(RunAnswer):
+    prompt: str
+
+
+class RunPage(Shape):
+    runs: list[RunAnswer]
+    next: str | None = Field(description="Send it as `before` for the next page; null at the end.")
+
+
+class SessionAnswer(Shape):
+    id: str
+    provider: Provider
+    provider_session: str | None
+    created_at: Time
+    last_used_at: Time
+
+
+class SessionPage(Shape):
+    sessions: list[SessionAnswer]
+
+
+class ContainerStats(Shape):
+    cpu_seconds: float
+    memory_bytes: int
+    memory_limit_bytes: int
+    pids: int
+
+
+class ContainerAnswer(Shape):
+    id: str
+    user_id: str
+    incarnation: str
+    observed: str = Field(description="provisioning, running, failed or destroyed.")
+    desired: str
+    reason: str
+    isolation: str | None
+    image: str
+    cli_versions: dict[str, str]
+    created_at: Time
+    changed_at: Time
+    stats: ContainerStats | None = None
+
+
+class ContainerPage(Shape):
+    containers: list[ContainerAnswer]
+
+
+class CredentialRequest(Asked):
+    kind: Literal["api_key"] = "api_key"
+    api_key: str = Field(description="Kept encrypted; never shown again.", repr=False)
+
+
+class CredentialAnswer(Shape):
+    provider: Provider
+    kind: str
+    last_four: str
+    fingerprint: str
+    created_at: Time
+
+
+class CredentialPage(Shape):
+    credentials: list[CredentialAnswer]
+
+
+class UserRequest(Asked):
+    name: str
+    tier: Tier = "free"
+
+
+class UserAnswer(Shape):
+    id: str
+    name: str
+    tier: str
+    created_at: Time
+
+
+class UserPage(Shape):
+    users: list[UserAnswer]
+
+
+class KeyAnswer(Shape):
+    id: str
+    scope: str
+    user_id: str | None
+    prefix: str
+    created_at: Time
+    key: str = Field(description="Shown this once; only a hash of it is kept.")
+
+
+class UserWithKey(UserAnswer):
+    key: str = Field(description="Shown this once; only a hash of it is kept.")
+
+
+class TaskAnswer(Shape):
+    name: str
+    every_s: float
+    report: dict[str, Any]
+    error: str
+    finished_at: Time | None
+
+
+class TaskPage(Shape):
+    tasks: list[TaskAnswer]

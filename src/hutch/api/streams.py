@@ -1,0 +1,51 @@
+"""Run events as server-sent events, with heartbeats; they end when the service goes down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Final
+
+from fastapi.responses import StreamingResponse
+
+from hutch.runs.models import LogEntry
+
+HEARTBEAT_S: Final = 15.0  # proxies cut a connection that is silent for 30 to 60 s
+
+
+def event_stream(
+    entries: AsyncIterator[LogEntry], *, headers: dict[str, str] | None = None
+) -> StreamingResponse:
+    return StreamingResponse(
+        _encode(entries),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})},
+    )
+
+
+async def _encode(entries: AsyncIterator[LogEntry]) -> AsyncIterator[bytes]:
+    step: asyncio.Task[LogEntry | None] | None = None
+    try:
+        while True:
+            step = step or asyncio.ensure_future(_next(entries))
+            done, _ = await asyncio.wait({step}, timeout=HEARTBEAT_S)
+            if not done:
+                yield b": heartbeat\n\n"
+                continue
+            entry, step = step.result(), None
+            if entry is None:
+                return
+            yield _sse(entry)
+    finally:
+        if step is not None:
+            step.cancel()
+
+
+async def _next(entries: AsyncIterator[LogEntry]) -> LogEntry | None:
+    return await anext(entries, None)
+
+
+def _sse(entry: LogEntry) -> bytes:
+    data = json.dumps(entry.to_dict(), ensure_ascii=False, separators=(",", ":"))
+    return f"id: {entry.seq}\nevent: {entry.type}\ndata: {data}\n\n".encode()
