@@ -254,7 +254,10 @@ async def test_no_gateway(provider: str, tmp_path: Path) -> None:
         pytest.param("\U0001f9a9 \u202e ẍ 中文 \U0010ffff", id="emoji"),
         pytest.param("@/etc/passwd @file.txt", id="at"),
         pytest.param("--help -c x=y", id="option"),
-        pytest.param(("0123456789abcde\n" * 65536)[:PROMPT_MAX_BYTES], id="1MB"),
+        # No line twice: Gemini ends a turn whose answer, an echo here, repeats itself.
+        pytest.param(
+            "".join(f"{number:x}\n" for number in range(200_000))[:PROMPT_MAX_BYTES], id="1MB"
+        ),
     ],
 )
 async def test_prompts_arrive_byte_for_byte(driver: Either, model: Model, text: str) -> None:
@@ -269,11 +272,11 @@ async def test_prompts_arrive_byte_for_byte(driver: Either, model: Model, text: 
 async def test_the_model_is_of_the_turn(driver: Either, model: Model) -> None:
     agent = await driver.spare()
     named = "gpt-5.5-codex" if isinstance(driver, CodexDriver) else "gemini-2.5-flash"
-    await say(agent, "one")
-    await say(agent, "two", named)
-    await say(agent, "three")
-    requests = model.requests()
-    seen = [request["model"] for request in requests if request["kind"] == "turn"]
+    seen = []
+    for text, wanted in (("one", None), ("two", named), ("three", None)):
+        await say(agent, text, wanted)
+        # The last: Codex has the old model sum up the conversation before it turns to another.
+        seen.append(model.requests()[-1]["model"])
     assert seen[1] == named
     assert seen[0] == seen[2] != named
 

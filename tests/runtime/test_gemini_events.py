@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from hutch_runtime.protocol import EVENT_TYPES
 from hutch_runtime.providers.gemini_errors import error_code, readable
 from hutch_runtime.providers.gemini_events import TurnTranslator, stop_reason
+from hutch_runtime.providers.gemini_reports import take_report
 from tests.runtime.recorded import recorded
 
 Events = list[tuple[str, dict[str, Any]]]
@@ -130,31 +134,43 @@ def test_what_is_unknown_is_an_alarm() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "http_status"),
+    ("name", "code"),
     [
-        ("error-400", "provider_bad_request", 400),
-        ("error-401", "provider_auth", 401),
-        ("error-429", "provider_rate_limited", 429),
-        ("error-500", "provider_overloaded", 500),
-        ("error-503", "provider_overloaded", 503),
-        ("unreachable", "provider_unreachable", None),
+        ("error-400", "provider_bad_request"),
+        ("error-401", "provider_auth"),
+        ("error-404", "provider_error"),  # known by its report alone
+        ("error-429", "provider_rate_limited"),
+        ("error-500", "provider_overloaded"),
+        ("error-503", "provider_overloaded"),
+        ("unreachable", "provider_unreachable"),
     ],
 )
-def test_errors(name: str, code: str, http_status: int | None) -> None:
+def test_errors(name: str, code: str) -> None:
     error = recorded(f"gemini/{name}")[-1][0]["error"]
-    assert error_code(error["code"], error["message"]) == (code, http_status)
-
-
-def test_a_404_has_lost_its_status_and_is_known_by_its_class() -> None:
-    error = recorded("gemini/error-404")[-1][0]["error"]
-    said = f"…Full report available at: /x.json ModelNotFoundError: {error['message']}\n  at"
-    assert error_code(error["code"], error["message"]) == ("provider_error", None)
-    assert error_code(error["code"], error["message"], said=said) == ("model_not_found", 404)
+    assert error_code(error["code"], error["message"]) == code
 
 
 def test_a_404_of_the_real_api_is_known_by_its_words() -> None:
     said = "models/gemini-9 is not found for API version v1beta, or is not supported for …"
-    assert error_code(500, said) == ("model_not_found", 404)
+    assert error_code(500, said) == "model_not_found"
+
+
+def test_a_report_tells_the_class_of_an_error_and_is_removed(tmp_path: Path) -> None:
+    def report(name: str, stack: str, age_s: float = 0) -> Path:
+        path = tmp_path / f"gemini-client-error-{name}.json"
+        body = {"error": {"message": "…", "stack": stack}, "context": ["secret"]}
+        path.write_text(json.dumps(body, indent=2, ensure_ascii=False))
+        os.utime(path, (time.time() - age_s,) * 2)
+        return path
+
+    ours = report("ours", 'ModelNotFoundError: no "x" für dich\n    at y')
+    other = report("other", "ApiError: no")
+    old = report("old", "ApiError: no", age_s=3600)
+    (tmp_path / "gemini-client-error-directory.json").mkdir()
+    assert not take_report(tmp_path, "ModelNotFoundError", "another")
+    assert take_report(tmp_path, "ModelNotFoundError", 'no "x" für dich')
+    assert not take_report(tmp_path, "ModelNotFoundError", 'no "x" für dich')
+    assert (ours.exists(), other.exists(), old.exists()) == (False, True, False)
 
 
 def test_the_sentence_is_taken_out_of_a_json_body() -> None:

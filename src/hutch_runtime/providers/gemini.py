@@ -40,6 +40,7 @@ class GeminiDriver:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._home = setup.home / ".gemini"
+        self._temporary = self._home / "hutch-tmp"
         self._shared = SharedProcess(self._begin, self._greet)
         # Sessions that the running process holds: our id → ACP's.
         self._loaded: dict[str, str] = {}
@@ -54,7 +55,7 @@ class GeminiDriver:
         if not isinstance(session, str):
             raise AgentStartFailed("session/new was answered without an id")
         self._loaded[session] = session
-        agent = GeminiAgent(process, session, session, resumed=None)
+        agent = GeminiAgent(process, session, session, resumed=None, reports=self._temporary)
         process.listen(session, agent)
         return agent
 
@@ -64,7 +65,9 @@ class GeminiDriver:
         process = await self._shared.get()
         known = self._loaded.get(session)
         acp_session = known or f" {session}"
-        agent = GeminiAgent(process, session, acp_session, resumed="resumed")
+        agent = GeminiAgent(
+            process, session, acp_session, resumed="resumed", reports=self._temporary
+        )
         process.listen(acp_session, agent)
         if known is None:
             try:
@@ -110,15 +113,15 @@ class GeminiDriver:
 
     async def _begin(self) -> RpcProcess:
         self._loaded = {}  # a new process holds none
-        temporary = write_settings(self._home)
+        self._temporary.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_settings(self._home)
         process = RpcProcess("sessionId", lambda *request: _answer(process, *request))
         environment = {
             "GEMINI_API_KEY": self._setup.placeholder_key,
             "GOOGLE_GEMINI_BASE_URL": f"{self._setup.gateway_url}/gemini",
             "GEMINI_CLI_TRUST_WORKSPACE": "true",
             "GEMINI_CLI_NO_RELAUNCH": "true",  # else a second Node process, 0.7 s later
-            # It writes reports of API errors there, with prompts in them.
-            "TMPDIR": str(temporary),
+            "TMPDIR": str(self._temporary),
         }
         arguments = ("--acp", "--approval-mode", "yolo", "-m", DEFAULT_MODEL)
         await process.start(self._setup, arguments, environment)

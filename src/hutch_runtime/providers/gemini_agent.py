@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from hutch_runtime.jsonrpc import ConnectionLost, RpcError
 from hutch_runtime.protocol import LINE_MAX_BYTES
 from hutch_runtime.providers.base import AgentDied, Outcome, RunError, Turn
-from hutch_runtime.providers.gemini_errors import error_code, readable
+from hutch_runtime.providers.gemini_errors import MODEL_NOT_FOUND_CLASS, error_code, readable
 from hutch_runtime.providers.gemini_events import TurnTranslator, stop_reason
+from hutch_runtime.providers.gemini_reports import take_report
 from hutch_runtime.providers.rpc_process import RpcAgent, RpcProcess
 
 # The CLI's own default, DEFAULT_GEMINI_MODEL. With no model, or "auto", it puts a call to a router
@@ -19,7 +20,6 @@ DEFAULT_MODEL: Final = "gemini-2.5-pro"
 # A text that begins like "/help" or "$ init" the CLI takes for a command of its own and never shows
 # to the model. It looks at all leading text blocks together, so a block in front prevents that.
 _COMMAND_MARKS: Final = ("/", "$")
-STDERR_LAG_S: Final = 0.05
 _GUARD: Final = "The user's message follows."
 
 
@@ -33,10 +33,12 @@ class GeminiAgent(RpcAgent):
         acp_session: str,
         *,
         resumed: Literal["resumed"] | None,
+        reports: Path,
     ) -> None:
         super().__init__(process, session, resumed)
         self.updates = 0  # heard so far
         self._acp_session = acp_session
+        self._reports = reports
         self._model: str | None = None
         self._turn: Turn | None = None
         self._translator: TurnTranslator | None = None
@@ -118,7 +120,7 @@ class GeminiAgent(RpcAgent):
             self._asked = False
             if self._cancelled:
                 return Outcome("cancelled")
-            return Outcome("error", await self._read_error(error))
+            return Outcome("error", self._read_error(error))
         except TimeoutError:
             return Outcome("error", RunError("provider_error", "Gemini did not take the model"))
         answer = result if isinstance(result, dict) else {}
@@ -130,12 +132,11 @@ class GeminiAgent(RpcAgent):
             return Outcome("error", RunError("provider_error", said))
         return Outcome(stop)
 
-    async def _read_error(self, error: RpcError) -> RunError:
-        code, _ = error_code(error.code, error.message)
-        if code == "provider_error":
-            # Only standard error may tell, a pipe of its own: what it says may come a bit later.
-            await asyncio.sleep(STDERR_LAG_S)
-            code, _ = error_code(error.code, error.message, said=self._process.said)
+    def _read_error(self, error: RpcError) -> RunError:
+        code = error_code(error.code, error.message)
+        lost_class = take_report(self._reports, MODEL_NOT_FOUND_CLASS, error.message)
+        if code == "provider_error" and lost_class:
+            code = "model_not_found"
         return RunError(code, readable(error.message))
 
     async def _tell_cancel(self) -> None:

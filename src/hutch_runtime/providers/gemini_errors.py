@@ -9,8 +9,9 @@ from typing import Final
 from hutch_runtime.protocol import ErrorCode, status_code
 
 # A failed turn is a JSON-RPC error whose code is the HTTP status, except where the CLI lost it:
-# 500 with the API's bare message for a 404 (its ModelNotFoundError has no status), and 500 with
-# undici's words when there was no answer at all. A real 500 has the API's JSON as its message.
+# 500 with the API's bare message for a 404 (its ModelNotFoundError has no status; see
+# ``gemini_reports``), and 500 with undici's words when there was no answer at all. A real 500 has
+# the API's JSON as its message.
 _LOST_STATUS: Final = 500
 _NO_ANSWER: Final = re.compile(
     r"fetch failed|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|socket hang up"
@@ -21,26 +22,16 @@ _NO_MODEL: Final = re.compile(r"not found|not supported|no such model", re.IGNOR
 MODEL_NOT_FOUND_CLASS: Final = "ModelNotFoundError"
 
 
-def error_code(code: int, message: str, *, said: str = "") -> tuple[ErrorCode, int | None]:
-    """The stable code and the HTTP status, if one is known.
-
-    Args:
-        code: the JSON-RPC error's code.
-        message: its message.
-        said: the end of what the process wrote to standard error, where the class of the error is.
-    """
+def error_code(code: int, message: str) -> ErrorCode:
+    """The stable code for the code and message of a JSON-RPC error."""
     status = _inner_status(message)
     if status is not None:
-        return status_code(status), status
+        return status_code(status)
     if code == _LOST_STATUS:
-        if f"{MODEL_NOT_FOUND_CLASS}: {message}" in said or _NO_MODEL.search(message):
-            return "model_not_found", 404
-        if _NO_ANSWER.search(message):
-            return "provider_unreachable", None
-        return "provider_error", None
-    if 400 <= code <= 599:
-        return status_code(code), code
-    return "provider_error", None
+        if _NO_MODEL.search(message):
+            return "model_not_found"
+        return "provider_unreachable" if _NO_ANSWER.search(message) else "provider_error"
+    return status_code(code) if 400 <= code <= 599 else "provider_error"
 
 
 def readable(message: str) -> str:

@@ -21,22 +21,12 @@ _OURS: Final[dict[str, Any]] = {
 }
 
 
-def write_settings(home: Path) -> Path:
-    """Put our settings over the user's. ``home`` is ``~/.gemini``.
-
-    Returns:
-        A directory for the CLI's temporary files, which nobody else reads.
-
-    Raises:
-        OSError: the directory cannot be written.
-    """
-    temporary = home / "hutch-tmp"
-    temporary.mkdir(mode=0o700, parents=True, exist_ok=True)
+def write_settings(home: Path) -> None:
+    """Put our settings over the user's. ``home`` is ``~/.gemini``. Raises ``OSError``."""
     path = home / "settings.json"
     beside = home / "settings.json.hutch"
     beside.write_text(json.dumps(_merged(_read(path), _OURS), indent=2), encoding="utf-8")
     beside.replace(path)
-    return temporary
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ after it died; ``RpcAgent`` is what the two providers' agents have in common.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, Protocol
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 START_TIMEOUT_S: Final = 60.0
 # For letting go of a session; whoever waits for it has nothing to gain from a slow one.
 FAREWELL_TIMEOUT_S: Final = 2.0
+# Its exit and the end of its standard error come by ways of their own.
+_LAST_WORDS_S: Final = 0.5
 _SAID_CHARS: Final = 500
 
 
@@ -77,10 +80,16 @@ class RpcProcess:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None and self._process.alive else None
 
-    @property
-    def said(self) -> str:
-        """The end of its standard error."""
-        return self._process.stderr_tail if self._process is not None else ""
+    async def last_words(self, reason: str) -> str:
+        """Why it ended, with the end of its standard error; waits for both, but not for long."""
+        if self._process is None:
+            return reason
+        with contextlib.suppress(TimeoutError):
+            reason = await asyncio.wait_for(self._process.wait(), _LAST_WORDS_S)
+            if not self._process.stderr_tail:
+                await asyncio.sleep(_LAST_WORDS_S / 10)
+        said = self._process.stderr_tail[-_SAID_CHARS:]
+        return f"{reason}; it said: {said}" if said else reason
 
     def listen(self, session: str, listener: Listener) -> None:
         self._listeners[session] = listener
@@ -181,9 +190,8 @@ class SharedProcess:
         except TimeoutError as error:
             raise AgentStartFailed(f"not ready after {START_TIMEOUT_S:.0f} s") from error
         except ConnectionLost as error:
-            raise AgentStartFailed(
-                _with_last_words(f"ended at its start: {error}", process)
-            ) from error
+            reason = await process.last_words(str(error))
+            raise AgentStartFailed(f"ended at its start: {reason}") from error
         except RpcError as error:
             raise AgentStartFailed(f"refused to start: {error.message}") from error
         finally:
@@ -243,15 +251,10 @@ async def new_session(process: RpcProcess, method: str, params: dict[str, Any]) 
     try:
         result = await process.connection.request(method, params, timeout_s=START_TIMEOUT_S)
     except ConnectionLost as error:
-        raise AgentStartFailed(_with_last_words(str(error), process)) from error
+        raise AgentStartFailed(await process.last_words(str(error))) from error
     except TimeoutError as error:
         process.kill()
         raise AgentStartFailed(f"no session after {START_TIMEOUT_S:.0f} s") from error
     if not isinstance(result, dict):
         raise AgentStartFailed(f"{method} was answered with no object")
     return result
-
-
-def _with_last_words(reason: str, process: RpcProcess) -> str:
-    said = process.said[-_SAID_CHARS:]
-    return f"{reason}; it said: {said}" if said else reason
