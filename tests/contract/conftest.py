@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import uuid
@@ -93,7 +94,7 @@ def image() -> str:
         pytest.skip("no Docker engine answers here")
     if docker("image", "inspect", BASE_IMAGE).startswith("ERROR"):
         pytest.skip(f"the image {BASE_IMAGE} is not built: `hutch image build`")
-    dockerfile = f'FROM {BASE_IMAGE}\nENTRYPOINT ["/bin/sh", "-c", "eval \\"$HUTCH_TEST_COMMAND\\""]\nCMD []\n'
+    dockerfile = f"FROM {BASE_IMAGE}\nENTRYPOINT {json.dumps(PROGRAM)}\nCMD []\n"
     built = docker("build", "-q", "-t", IMAGE, "-", stdin=dockerfile)
     assert not built.startswith("ERROR"), built
     return IMAGE

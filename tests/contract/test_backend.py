@@ -11,16 +11,19 @@ from hutch.backends.base import BackendEvent, Observed
 from hutch.backends.fake import FakeBackend
 from hutch.errors import BackendError
 from tests.contract.conftest import Bench
+from tests.contract.waiting import eventually
 
 
 async def until(bench: Bench, handle: str, state: str) -> Observed:
-    async with asyncio.timeout(20):
-        while True:
-            observed = await bench.backend.inspect(handle)
-            assert observed is not None
-            if observed.state == state:
-                return observed
-            await asyncio.sleep(0.05)
+    async def there() -> bool:
+        observed = await bench.backend.inspect(handle)
+        assert observed is not None
+        return observed.state == state
+
+    await eventually(there)
+    observed = await bench.backend.inspect(handle)
+    assert observed is not None
+    return observed
 
 
 async def expect(events: AsyncIterator[BackendEvent], kind: str, incarnation: str) -> None:
@@ -122,9 +125,12 @@ async def test_stats(bench: Bench) -> None:
     hold = "import time; x = b'x' * (48 << 20); time.sleep(99)"
     made = await bench.backend.create(bench.spec(f'exec python3 -c "{hold}"'))
     await bench.backend.start(made.handle)
-    async with asyncio.timeout(20):
-        while (stats := await bench.backend.stats(made.handle)).memory_bytes < 48 << 20:
-            await asyncio.sleep(0.1)
+
+    async def holds() -> bool:
+        return (await bench.backend.stats(made.handle)).memory_bytes >= 48 << 20
+
+    await eventually(holds)
+    stats = await bench.backend.stats(made.handle)
     assert 0 < stats.cpu_seconds < 60
     assert stats.memory_bytes < stats.memory_limit_bytes
     assert 1 <= stats.pids <= 512

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tests.contract.conftest import Bench, docker, make_settings, open_kind
+from tests.contract.waiting import eventually
 
 # Writes how far it has counted, ten times a second, to where the test can read it.
 COUNT = "i=0; while :; do i=$((i+1)); echo $i > {path}; sleep 0.1; done"
@@ -24,18 +25,18 @@ async def test_freeze_stops_the_process_and_unfreeze_goes_on(real: Bench) -> Non
     path = "count" if real.kind == "process" else "/dev/stdout"
     made = await real.backend.create(real.spec(COUNT.format(path=path)))
     await real.backend.start(made.handle)
-    async with asyncio.timeout(20):
-        while await count(real, made.handle) < 3:
-            await asyncio.sleep(0.1)
+
+    async def counted(to: int) -> bool:
+        return await count(real, made.handle) >= to
+
+    await eventually(lambda: counted(3))
     await real.backend.freeze(made.handle)
     await asyncio.sleep(0.3)
     before = await count(real, made.handle)
     await asyncio.sleep(1)
     assert await count(real, made.handle) == before
     await real.backend.unfreeze(made.handle)
-    async with asyncio.timeout(10):
-        while await count(real, made.handle) < before + 3:
-            await asyncio.sleep(0.1)
+    await eventually(lambda: counted(before + 3))
 
 
 async def test_a_restarted_orchestrator_finds_and_ends_them(real: Bench) -> None:
@@ -81,16 +82,18 @@ async def test_another_instances_sandboxes_are_not_seen_nor_touched(
 async def test_children_go_with_the_main_process(real: Bench) -> None:
     made = await real.backend.create(real.spec("sleep 601 & sleep 601 & exec sleep 601"))
     await real.backend.start(made.handle)
-    async with asyncio.timeout(20):
-        while (await real.backend.stats(made.handle)).pids < 3:
-            await asyncio.sleep(0.1)
+
+    async def all_there() -> bool:
+        return (await real.backend.stats(made.handle)).pids >= 3
+
+    await eventually(all_there)
     await real.backend.destroy(made.handle)
-    left = [
-        entry
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and _command(entry) == [b"sleep", b"601"]
-    ]
-    assert left == []
+    assert _sleepers() == []
+
+
+def _sleepers() -> list[str]:
+    everybody = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [entry.name for entry in everybody if _command(entry) == [b"sleep", b"601"]]
 
 
 def _command(entry: Path) -> list[bytes]:

@@ -120,7 +120,7 @@ class DockerBackend:
                 container = self._docker.containers.container(name)  # an earlier call made it
         try:
             async with asyncio.timeout(_APPEAR_S):
-                while (observed := await self.inspect(container.id)) is None:
+                while (observed := await self.inspect(container.id)) is None:  # noqa: ASYNC110  (nothing to wait on)
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise BackendError(f"The container {name} is being removed, or is not ours.") from None
@@ -132,7 +132,7 @@ class DockerBackend:
         return await self._there(handle)
 
     async def stop(self, handle: str, *, grace_s: float = 5) -> None:
-        await self.unfreeze_if_frozen(handle)
+        await self._thaw(await self.inspect(handle))
         async with _call("stop a sandbox", limit_s=grace_s + _CALL_S):
             try:
                 await self._container(handle).stop(t=math.ceil(grace_s))
@@ -150,13 +150,9 @@ class DockerBackend:
             async with _call("unfreeze a sandbox"):
                 await self._container(handle).unpause()
 
-    async def unfreeze_if_frozen(self, handle: str) -> None:
-        observed = await self.inspect(handle)
-        if observed is not None and observed.state == "frozen":
-            await self.unfreeze(handle)
-
     async def destroy(self, handle: str) -> None:
         observed = await self.inspect(handle)
+        await self._thaw(observed)
         async with _call("remove a sandbox"):
             try:
                 await self._container(handle).delete(force=True, v=True)
@@ -283,8 +279,18 @@ class DockerBackend:
             raise BackendError("The container is gone; somebody removed it.")
         return observed
 
+    async def _thaw(self, observed: Observed | None) -> None:
+        """Before an end: the engine waits 10 s for a frozen gVisor to hear its SIGKILL."""
+        if observed is None or observed.state != "frozen":
+            return
+        try:
+            async with _call("unfreeze a sandbox"):
+                await self._container(observed.handle).unpause()
+        except BackendError as error:  # the end that follows decides whether that matters
+            _log.warning("sandbox.not_thawed", sandbox=observed.sandbox_id, reason=error.message)
+
     async def _until_gone(self, handle: str) -> None:
-        while await self.inspect(handle) is not None:  # noqa: ASYNC110  (the engine tells no other way)
+        while await self.inspect(handle) is not None:  # noqa: ASYNC110  (nothing to wait on)
             await asyncio.sleep(_POLL_S)
 
 

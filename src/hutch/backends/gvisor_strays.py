@@ -40,4 +40,5 @@ def _belongs(entry: Path, container_id: bytes) -> bool:
         return False
     program = arguments[0].rpartition(b"/")[2]
     named = program.startswith(_PROGRAMS) and any(b"runsc" in a for a in arguments[:2])
-    return named and container_id in arguments
+    # The sandbox process has the id as an argument, its gofer in the path of its bundle.
+    return named and any(container_id in argument for argument in arguments)

@@ -162,8 +162,8 @@ class ProcessBackend:
             "HOME": str(directory / "home"),
             "TMPDIR": str(directory / "tmp"),
             "HUTCH_WORKSPACE": str(directory / "workspace"),
-            "HUTCH_LISTEN_HOST": _ADDRESS,
-            "HUTCH_LISTEN_PORT": str(record.port),
+            "HUTCH_RUNTIME_HOST": _ADDRESS,
+            "HUTCH_RUNTIME_PORT": str(record.port),
         }
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         # Not a Popen: that one complains when it is dropped while the process lives on, which is

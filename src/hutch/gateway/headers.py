@@ -51,13 +51,15 @@ def to_provider(headers: Iterable[tuple[str, str]], route: Route) -> CIMultiDict
     items = list(headers)
     dropped = _HOP_BY_HOP | _CREDENTIALS | {_plain(route.header)} | _nominated(items)
     passed: CIMultiDict[str] = CIMultiDict()
+    # aiohttp's client keeps a repeated header only if its name is spelt alike every time.
+    spelling: dict[str, str] = {}
     for name, value in items:
         plain = _plain(name)
         if plain in dropped or plain.startswith(_OURS):
             continue
         if not _encodable(value):
             raise Refusal(400, "a header of the request is not UTF-8.")
-        passed.add(name, value)
+        passed.add(spelling.setdefault(name.lower(), name), value)
     passed[route.header] = route.value.reveal()
     return passed
 

@@ -1,0 +1,143 @@
+"""A gateway and an upstream, both on real sockets; sandboxes are loopback addresses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from hutch.config import Settings
+from hutch.gateway.client import GatewayClient
+from hutch.gateway.server import Gateway
+from hutch.gateway.table import Entry, Route
+from hutch.secrets import Secret
+from hutch_runtime.protocol import PROVIDERS
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+HEADERS = {"claude": "x-api-key", "codex": "Authorization", "gemini": "x-goog-api-key"}
+
+
+@dataclass
+class Seen:
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def values(self, name: str) -> list[str]:
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+
+@dataclass
+class Upstream:
+    """A model API that notes what it is sent; ``handler`` says what it answers."""
+
+    url: str = ""
+    seen: list[Seen] = field(default_factory=list)
+    handler: Handler | None = None
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self.handler is not None:
+            return await self.handler(request)
+        body = await request.read()
+        self.seen.append(
+            Seen(request.method, request.raw_path, list(request.headers.items()), body)
+        )
+        return web.Response(text="from upstream")
+
+
+@dataclass
+class Setup:
+    gateway: Gateway
+    control: GatewayClient
+    upstream: Upstream
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.gateway.port}"
+
+    def entry(
+        self, address: str, user: str | None = "user_a", *, sandbox: str = "sbx_a", **changes: str
+    ) -> Entry:
+        base_url = changes.get("base_url", f"{self.upstream.url}/base")
+        return Entry(
+            sandbox_id=sandbox,
+            incarnation=changes.get("incarnation", f"inc_of_{sandbox}"),
+            address=address,
+            user_id=user,
+            placeholder=Secret(changes.get("placeholder", f"placeholder-{sandbox}")),
+            routes={
+                provider: Route(base_url, HEADERS[provider], Secret(f"real-{provider}-{user}"))
+                for provider in PROVIDERS
+            },
+        )
+
+    def session(self, address: str) -> aiohttp.ClientSession:
+        """HTTP as from the sandbox that has this address."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(local_addr=(address, 0)), auto_decompress=False
+        )
+
+    async def raw(self, address: str, request: bytes) -> bytes:
+        """Send these very bytes; what comes back until the gateway closes, or 2 s of silence."""
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.gateway.port, local_addr=(address, 0)
+        )
+        writer.write(request)
+        answer = b""
+        try:
+            async with asyncio.timeout(2):
+                while chunk := await reader.read(65536):
+                    answer += chunk
+        except TimeoutError:
+            pass
+        finally:
+            writer.close()
+        return answer
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    one = Upstream()
+    server = web.Server(one.handle, auto_decompress=False, handler_cancellation=True)
+    runner = web.ServerRunner(server, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    one.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield one
+    await runner.cleanup()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, gateway_port=0)
+
+
+@pytest.fixture
+async def unsynced(settings: Settings, upstream: Upstream) -> AsyncIterator[Setup]:
+    """Just started: nobody has told it anything."""
+    gateway = Gateway(settings, host="127.0.0.1")
+    await gateway.start()
+    control = GatewayClient(settings.gateway_socket)
+    yield Setup(gateway, control, upstream)
+    await control.close()
+    await gateway.close()
+
+
+@pytest.fixture
+async def setup(unsynced: Setup) -> Setup:
+    """127.0.0.2 is the sandbox of user_a, 127.0.0.3 is the one of user_b."""
+    await unsynced.control.put_table(
+        [
+            unsynced.entry("127.0.0.2"),
+            unsynced.entry("127.0.0.3", "user_b", sandbox="sbx_b"),
+        ]
+    )
+    return unsynced
