@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 from hutch_runtime.bounds import Cutter
@@ -65,7 +65,7 @@ class Journal:
         if dropped and not event.is_last:
             self.append("truncated", scope="field", limit_bytes=limit, dropped_bytes=dropped)
 
-    async def follow(self, after: int = 0) -> AsyncIterator[bytes]:
+    async def follow(self, after: int = 0) -> AsyncGenerator[bytes, None]:
         """Events with ``seq`` greater than ``after``, as they come, until the last: one or more
         whole ones at a time.
         """

@@ -100,6 +100,11 @@ class Process:
         """The last words on standard error, for the reason of a failed start."""
         return self._stderr.decode(errors="replace").strip()
 
+    @property
+    def long_line_end(self) -> bytes:
+        """The last bytes of the line that ``on_long_line`` is being told of."""
+        return self._splitter.long_line_end
+
     async def write(self, data: bytes) -> None:
         """Returns when the pipe has taken it. Raises ``ProcessGone``."""
         stdin = self._stdin()

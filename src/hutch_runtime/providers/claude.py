@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import uuid
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,6 +28,7 @@ from hutch_runtime.providers.claude_lines import ClaudeTurn
 READY_TIMEOUT_S: Final = 30.0
 CONTROL_TIMEOUT_S: Final = 10.0  # set_model takes 2 to 15 ms
 REASON_MAX_CHARS: Final = 300
+SESSIONS_KEPT: Final = 256
 
 _ARGUMENTS: Final = (
     "-p",
@@ -44,9 +46,15 @@ class ClaudeDriver:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
+        # Sessions that began here. The CLI writes a session down a moment after its first prompt,
+        # so one whose agent dies at once is known to nobody else.
+        self._begun: OrderedDict[str, None] = OrderedDict()
 
     async def spare(self) -> ClaudeAgent:
         session = str(uuid.uuid4())
+        self._begun[session] = None
+        while len(self._begun) > SESSIONS_KEPT:
+            self._begun.popitem(last=False)
         return await self._start(session, None, f"--session-id={session}")
 
     async def resume(self, session: str) -> ClaudeAgent:
@@ -54,9 +62,11 @@ class ClaudeDriver:
             session = str(uuid.UUID(session))
         except ValueError:
             raise SessionNotFound(session) from None
-        if not self._has(session):  # else the CLI would take 300 ms to say so
-            raise SessionNotFound(session)
-        return await self._start(session, "resumed", f"--resume={session}")
+        if self._has(session):
+            return await self._start(session, "resumed", f"--resume={session}")
+        if session in self._begun:
+            return await self._start(session, "resumed", f"--session-id={session}")
+        raise SessionNotFound(session)
 
     async def close(self) -> None:
         """Nothing of its own: each agent has its process."""
@@ -256,8 +266,8 @@ class ClaudeAgent:
                 self._refuse(message)
             case "conversation_reset":
                 # "/clear" leaves the session for a new one. We keep the one that the caller knows:
-                # the agent ends with this turn, and the session is taken up from its files.
-                self._leave_after_turn()
+                # the agent counts as gone, and the session is taken up from its files.
+                self._leave("its conversation was cleared")
             case "system" if message.get("subtype") == "init":
                 self._turn_began()
             case _:
@@ -294,14 +304,6 @@ class ClaudeAgent:
         error = {"subtype": "error", "request_id": request_id, "error": "not supported"}
         self._later(self._send({"type": "control_response", "response": error}))
 
-    def _leave_after_turn(self) -> None:
-        async def leave(outcome: asyncio.Future[Outcome]) -> None:
-            await asyncio.wait({outcome})
-            await self.close()
-
-        if self._outcome is not None:
-            self._later(leave(self._outcome))
-
     def _later(self, work: Any) -> None:
         async def quietly() -> None:
             with contextlib.suppress(AgentDied):  # the turn says so
@@ -316,11 +318,20 @@ class ClaudeAgent:
             self._emit.emit(
                 "truncated", scope="line", limit_bytes=LINE_MAX_BYTES, dropped_bytes=size
             )
+        # The result repeats the answer. Its other fields stand behind that one, and a text in it
+        # can't look like them, for its quotes are escaped.
+        end = self._process.long_line_end if self._process is not None else b""
+        if b'"type":"result"' in end:
+            failed = b'"is_error":true' in end
+            subtype = "error_during_execution" if failed else "success"
+            self._feed({"type": "result", "subtype": subtype, "is_error": failed})
+
+    def _leave(self, reason: str) -> None:
+        if not self._gone.done():
+            self._gone.set_result(reason)
 
     def _exited(self, reason: str) -> None:
-        if self._gone.done():
-            return
-        self._gone.set_result(reason)
+        self._leave(reason)
         for future in (*self._answers.values(), self._outcome):
             if future is not None and not future.done():
                 future.set_exception(AgentDied(reason))

@@ -90,7 +90,6 @@ _ERRORS: Final[dict[str, ErrorCode]] = {
     "oauth_org_not_allowed": "provider_auth",
     "overloaded": "provider_overloaded",
     "rate_limit": "provider_rate_limited",
-    "server_error": "provider_overloaded",
 }
 
 
@@ -244,8 +243,8 @@ class ClaudeTurn:
             return status_code(status)
         if error in _ERRORS:
             return _ERRORS[error]
-        # "unknown" and no status: there was no answer to take one from.
-        if error == "unknown" and terminal_reason == "api_error":
+        # And no status: there was no answer to take one from.
+        if error in {"server_error", "unknown"} and terminal_reason == "api_error":
             return "provider_unreachable"
         return "provider_error"
 
