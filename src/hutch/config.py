@@ -92,6 +92,11 @@ class Settings(BaseSettings):
         return self.data_dir / "gateway.sock"
 
     @property
+    def admin_key_file(self) -> Path:
+        """The first admin key, written at the first start; mode 0600."""
+        return self.data_dir / "admin-key"
+
+    @property
     def logs_dir(self) -> Path:
         return self.data_dir / "logs"
 

@@ -24,6 +24,7 @@ from hutch.errors import (
     NotFound,
     PromptTooLarge,
     SessionBusy,
+    Unavailable,
 )
 from hutch.ids import is_id, new_id
 from hutch.runs.dispatch import Dispatch
@@ -150,11 +151,17 @@ class Runs:
         return run
 
     async def finished(self, user_id: str, run_id: str) -> Run:
-        """The run once it has ended."""
+        """The run once it has ended. Raises ``Unavailable`` if the service goes down before."""
         log = self._logs.get(run_id)
         if log is not None:
             await log.wait_closed()
-        return await self.get(user_id, run_id)
+        run = await self.get(user_id, run_id)
+        if not run.finished:
+            raise Unavailable(
+                "The service is going down; the run goes on without it.",
+                hint=f"GET /v1/runs/{run_id} in a moment, or repeat with the Idempotency-Key.",
+            )
+        return run
 
     async def page(
         self, user_id: str, *, session_id: str | None, before: str | None, limit: int

@@ -1,0 +1,75 @@
+"""``hutch admin``: users and keys, with the key that the service wrote at its first start."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hutch.cli.profile import admin_client
+from hutch.config import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Manage users and keys.")
+users = typer.Typer(no_args_is_help=True, help="Manage users.")
+app.add_typer(users, name="users")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _print(value: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json_module.dumps(value))
+    else:
+        for name, text in value.items():
+            typer.echo(f"{name:<11} {text}")
+
+
+@users.command("create")
+def create_user(
+    name: str,
+    tier: Annotated[str, typer.Option(help="free, pro or team")] = "free",
+    json: Json = False,
+) -> None:
+    """Make a user and their first API key, which is shown this once."""
+    with admin_client(Settings()) as admin:
+        _print(admin.call("POST", "/v1/admin/users", json={"name": name, "tier": tier}), json)
+
+
+@users.command("list")
+def list_users(json: Json = False) -> None:
+    with admin_client(Settings()) as admin:
+        answer = admin.call("GET", "/v1/admin/users")
+    if json:
+        typer.echo(json_module.dumps(answer["users"]))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("id", "name", "tier", "created_at"):
+        table.add_column(column, no_wrap=True)
+    for user in answer["users"]:
+        table.add_row(user["id"], user["name"], user["tier"], user["created_at"])
+    Console().print(table)
+
+
+@users.command("key")
+def create_key(user_id: str, json: Json = False) -> None:
+    """Make one more API key for a user; the others stay valid."""
+    with admin_client(Settings()) as admin:
+        _print(admin.call("POST", f"/v1/admin/users/{user_id}/keys"), json)
+
+
+@users.command("delete")
+def delete_user(user_id: str) -> None:
+    """Remove a user, their container, credentials, keys, sessions and runs."""
+    with admin_client(Settings()) as admin:
+        admin.call("DELETE", f"/v1/admin/users/{user_id}")
+    typer.echo(f"deleted {user_id}")
+
+
+@app.command("service-key")
+def create_service_key(json: Json = False) -> None:
+    """Make a key that acts for any user, named in the header X-Hutch-User."""
+    with admin_client(Settings()) as admin:
+        _print(admin.call("POST", "/v1/admin/service-keys"), json)

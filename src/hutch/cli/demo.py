@@ -1,0 +1,133 @@
+"""``hutch demo``: one prompt per provider for a demo user, and a table of what came back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hutch.cli.profile import admin_client, save_user_key, saved_user_key, service_url
+from hutch.cli.run import printable
+from hutch.client import ApiError, Client
+from hutch.config import PROVIDER_BASE_URLS, Settings
+from hutch_runtime.protocol import PROVIDERS, Provider
+
+DEMO_USER: Final = "demo"
+PROMPT: Final = "In one short sentence: which program are you?"
+OFFLINE_KEY: Final = "offline-demo-key"
+KEY_VARIABLES: Final[dict[Provider, tuple[str, ...]]] = {
+    "claude": ("ANTHROPIC_API_KEY",),
+    "codex": ("OPENAI_API_KEY",),
+    "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+}
+_ANSWER_MAX: Final = 72  # characters of the answer in the table
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    provider: Provider
+    ok: bool
+    cli_version: str
+    isolation: str
+    container: str
+    milliseconds: float
+    answer: str
+
+
+def key_from_environment(provider: Provider) -> str | None:
+    """The user's own key, if the environment has one."""
+    return next((os.environ[v] for v in KEY_VARIABLES[provider] if os.environ.get(v)), None)
+
+
+def uses_offline_model(settings: Settings, provider: Provider) -> bool:
+    """No key here, and nobody has said where else to send requests."""
+    untouched = settings.base_url(provider) == PROVIDER_BASE_URLS[provider]
+    return untouched and key_from_environment(provider) is None
+
+
+def demo_client(settings: Settings) -> Client:
+    """A client as the demo user, who is made if need be; the key is kept for `hutch run`."""
+    known = saved_user_key(settings)
+    if known is not None:
+        client = Client(service_url(settings), known)
+        try:
+            client.call("GET", "/v1/credentials")
+        except ApiError as error:
+            if error.code != "unauthorized":
+                raise
+        else:
+            return client
+    with admin_client(settings) as admin:
+        users = admin.call("GET", "/v1/admin/users")["users"]
+        demo = next((user["id"] for user in users if user["name"] == DEMO_USER), None)
+        made = (
+            admin.call("POST", "/v1/admin/users", json={"name": DEMO_USER})
+            if demo is None
+            else admin.call("POST", f"/v1/admin/users/{demo}/keys")
+        )
+    save_user_key(settings, made["key"])
+    return Client(service_url(settings), made["key"])
+
+
+def try_provider(client: Client, provider: Provider) -> Tried:
+    """One run. A failure is a row in the table, not an exception."""
+    try:
+        run = client.call("POST", "/v1/runs", json={"provider": provider, "prompt": PROMPT})
+        container = client.container()
+    except ApiError as error:
+        return Tried(provider, False, "", "", "", 0, f"{error.message} ({error.code})")
+    ok = run["state"] == "succeeded"
+    return Tried(
+        provider=provider,
+        ok=ok,
+        cli_version=run["cli_version"] or "",
+        isolation=container["isolation"] or "",
+        container=container["id"],
+        milliseconds=run["timings"]["total_ms"],
+        answer=run["text"] if ok else f"{run['error']['message']} ({run['error']['code']})",
+    )
+
+
+def demo(settings: Settings, console: Console) -> bool:
+    """Run it and print the table; True if all three answered."""
+    with demo_client(settings) as client:
+        stored = client.call("GET", "/v1/credentials")["credentials"]
+        have = {credential["provider"] for credential in stored}
+        for provider in PROVIDERS:
+            key = key_from_environment(provider)
+            if key is not None:
+                client.put_api_key(provider, key)
+            elif provider not in have:
+                client.put_api_key(provider, OFFLINE_KEY)
+        with console.status("Asking each of the three in the demo user's container …"):
+            tried = [try_provider(client, provider) for provider in PROVIDERS]
+    console.print(_table(tried))
+    return all(one.ok for one in tried)
+
+
+def _table(tried: list[Tried]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("provider", "CLI", "container", "isolation"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("ms", justify="right", no_wrap=True)
+    table.add_column("answer")
+    for one in tried:
+        table.add_row(*_cells(one))
+    return table
+
+
+def _cells(one: Tried) -> tuple[Any, ...]:
+    answer = " ".join(printable(one.answer).split())
+    shown = answer if len(answer) <= _ANSWER_MAX else answer[: _ANSWER_MAX - 1] + "…"
+    return (
+        one.provider,
+        printable(one.cli_version),
+        one.container[:12],
+        one.isolation,
+        f"{one.milliseconds:.0f}",
+        Text(shown, style="" if one.ok else "red"),
+    )

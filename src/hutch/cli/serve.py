@@ -1,0 +1,78 @@
+"""``hutch serve``: the API and the control loop, in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+import uvicorn
+
+from hutch.api.app import create_app
+from hutch.app import Hutch, running
+from hutch.cli.profile import write_private
+from hutch.config import Settings
+
+# Streams are open for as long as runs last; clients come back with Last-Event-ID.
+_GRACE_S: Final = 3
+
+
+def configure_logging() -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def serve(settings: Settings) -> None:
+    configure_logging()
+
+    @asynccontextmanager
+    async def hutch() -> AsyncIterator[Hutch]:
+        async with running(settings) as built:
+            await _ensure_admin_key(built)
+            yield built
+
+    server = _Server(
+        uvicorn.Config(
+            create_app(hutch),
+            host=settings.host,
+            port=settings.port,
+            loop="uvloop",
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=_GRACE_S,
+            server_header=False,
+        )
+    )
+    server.run()
+    if not server.started:
+        sys.exit(1)
+
+
+class _Server(uvicorn.Server):
+    """Ends the event streams when told to stop: uvicorn would wait for them."""
+
+    async def shutdown(self, sockets: object = None) -> None:
+        app = self.config.app
+        hutch: Hutch | None = getattr(getattr(app, "state", None), "hutch", None)
+        if hutch is not None:
+            await hutch.runs.close()
+        await super().shutdown(sockets)  # type: ignore[arg-type]  # uvicorn's own list of sockets
+
+
+async def _ensure_admin_key(hutch: Hutch) -> None:
+    path = hutch.settings.admin_key_file
+    if not await asyncio.to_thread(path.exists):
+        new = await hutch.accounts.create_key("admin")
+        await asyncio.to_thread(write_private, path, new.text + "\n")
