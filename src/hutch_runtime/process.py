@@ -7,6 +7,7 @@ the environment that it is given.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -108,12 +109,14 @@ class Process:
     async def write(self, data: bytes) -> None:
         """Returns when the pipe has taken it. Raises ``ProcessGone``."""
         stdin = self._stdin()
-        if stdin is None:
+        if stdin is not None:
+            stdin.write(data)
+            await self._writable.wait()
+        if self._stdin() is None:
+            # Its input breaks a moment before its end is known; the end is what explains it.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._exited.wait(), 2 * LAST_WORDS_S)
             raise ProcessGone(self._reason or "its input is closed")
-        stdin.write(data)
-        await self._writable.wait()
-        if not self.alive:
-            raise ProcessGone(self._reason or "it has ended")
 
     async def wait(self) -> str:
         """Wait for its end; returns the reason."""

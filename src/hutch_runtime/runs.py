@@ -30,6 +30,7 @@ KEPT_BYTES: Final = 16 * MIB
 # Runs whose events are gone, so that a late repetition of their id does not run them again.
 KEPT_IDS: Final = 4096
 MESSAGE_MAX_CHARS: Final = 2000
+SHUTTING_DOWN: Final = "The sandbox is shutting down."
 
 
 class Refused(Exception):
@@ -172,6 +173,9 @@ class Runs:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for run in self._runs.values():  # one that was cancelled before its first step
+            if not run.journal.finished:
+                run.finish(_failed("agent_died", SHUTTING_DOWN))
 
     async def _carry_out(self, run: Run) -> None:
         outcome = _failed("runtime_error", "The run was ended by the runtime.")
@@ -185,7 +189,7 @@ class Runs:
         except AgentDied as error:
             outcome = _failed("agent_died", f"The CLI process ended in the middle: {error}")
         except asyncio.CancelledError:
-            outcome = _failed("agent_died", "The sandbox is shutting down.")
+            outcome = _failed("agent_died", SHUTTING_DOWN)
             raise
         except Exception:  # noqa: BLE001 - a run never ends in silence, whatever the bug
             # Not the traceback: its last line may quote what the agent said.

@@ -1,0 +1,96 @@
+"""Drivers that are named for what they do; no process behind them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal
+
+from hutch_runtime.protocol import Provider
+from hutch_runtime.providers.base import AgentDied, AgentStartFailed, Outcome, SessionNotFound, Turn
+
+
+class EchoAgent:
+    """Answers with the prompt; waits for its end when the prompt is "wait"."""
+
+    def __init__(self, session: str, resumed: Literal["resumed", "replayed"] | None) -> None:
+        self.session = session
+        self.resumed = resumed
+        self.pid: int | None = 4711
+        self.prompts: list[str] = []
+        self._gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._cancelled = asyncio.Event()
+
+    @property
+    def alive(self) -> bool:
+        return not self._gone.done()
+
+    async def prompt(self, text: str, model: str | None, turn: Turn) -> Outcome:
+        del model
+        self.prompts.append(text)
+        turn.emit("text", text=text)
+        if text == "bug":
+            raise KeyError("a secret of the user")
+        if text == "wait":
+            waiting = asyncio.ensure_future(self._cancelled.wait())
+            gone = asyncio.ensure_future(self.gone())
+            await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            gone.cancel()
+            if self._gone.done():
+                raise AgentDied(self._gone.result())
+            self._cancelled.clear()
+            return Outcome("cancelled")
+        return Outcome("end_turn", text=text)
+
+    async def cancel(self) -> None:
+        self._cancelled.set()
+
+    async def gone(self) -> str:
+        return await asyncio.shield(self._gone)
+
+    async def close(self) -> None:
+        self.die("closed")
+
+    def die(self, reason: str = "killed by SIGKILL") -> None:
+        if not self._gone.done():
+            self._gone.set_result(reason)
+
+
+class EchoDriver:
+    provider: Provider = "claude"
+
+    def __init__(self, *, shares_process: bool = False) -> None:
+        self.shares_process = shares_process
+        self.made: list[EchoAgent] = []
+        self.closed = False
+
+    async def spare(self) -> EchoAgent:
+        return self._make(f"session-{len(self.made)}", None)
+
+    async def resume(self, session: str) -> EchoAgent:
+        if not any(agent.session == session for agent in self.made):
+            raise SessionNotFound(session)
+        return self._make(session, "resumed")
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def _make(self, session: str, resumed: Literal["resumed"] | None) -> EchoAgent:
+        self.made.append(EchoAgent(session, resumed))
+        return self.made[-1]
+
+
+class DriverThatCannotStart(EchoDriver):
+    """Until ``works`` says so."""
+
+    def __init__(self, works: Callable[[], bool] = lambda: False) -> None:
+        super().__init__()
+        self.tries = 0
+        self._works = works
+
+    async def spare(self) -> EchoAgent:
+        self.tries += 1
+        if not self._works():
+            raise AgentStartFailed("no such program")
+        return await super().spare()
