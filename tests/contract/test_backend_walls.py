@@ -80,8 +80,9 @@ async def test_an_ordinary_user_with_no_privileges(engine: Bench) -> None:
 async def test_only_the_three_directories_can_be_written(engine: Bench) -> None:
     sandbox = await running(engine)
     for path in ("/x", "/etc/x", "/usr/bin/x", "/var/x"):
-        said = await inside(sandbox, "touch", path)
-        assert "Read-only file system" in said or "Permission denied" in said, said
+        # As root: that the agent's user may not write there anyhow is not the wall meant here.
+        said = await asyncio.to_thread(docker, "exec", "-u", "0", sandbox.handle, "touch", path)
+        assert "Read-only file system" in said, said
     for path in ("/workspace/x", "/home/app/x", "/tmp/x"):  # noqa: S108  (inside)
         assert await inside(sandbox, "touch", path) == ""
     assert await inside(sandbox, "stat", "-c", "%a %u %g", "/workspace") == "700 1000 1000"

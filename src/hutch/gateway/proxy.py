@@ -200,7 +200,7 @@ class Proxy:
             # Half an answer must not look like a whole one: break the connection off.
             if request.transport is not None:
                 request.transport.abort()
-            raise
+            return response
         await response.write_eof()
         return response
 

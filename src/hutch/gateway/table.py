@@ -88,6 +88,6 @@ class Table:
     def _drop(self, entry: Entry | None) -> None:
         if entry is None:
             return
+        # An entry is in both or in neither (or on the shared address): put() sees to that.
         self._by_sandbox.pop(entry.sandbox_id, None)
-        if self._by_address.get(entry.address) is entry:
-            del self._by_address[entry.address]
+        self._by_address.pop(entry.address, None)
