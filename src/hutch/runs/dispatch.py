@@ -50,6 +50,7 @@ class _CancelledEarly(Exception):
     """Somebody cancelled the run before it reached its sandbox."""
 
 
+_LOST: Final = ("sandbox_lost", "The sandbox ended before the run did.")
 _OUT_OF_TIME: Final = ("timeout", "The run took longer than its time limit (timeout_s).")
 
 
@@ -77,6 +78,7 @@ class Dispatch:
         self._timed_out = False
         # Without limit until a cancel is asked for; then the sandbox has to end the turn soon.
         self._patience = asyncio.timeout(None)
+        self._limited = True  # while that limit is in force
         self._bytes = 0
         self._first_event_ms: float | None = None
         if run.cancel_requested:
@@ -93,13 +95,10 @@ class Dispatch:
         flusher = asyncio.create_task(self._flush_now_and_then(), name=f"flush {self.run.id}")
         try:
             async with self._patience:
-                if after is not None:
-                    await self._unless_cancelled(asyncio.wait({after}))
-                await self._unless_cancelled(places.acquire())
                 try:
-                    await self._carry_through()
+                    await self._wait_and_carry_through(after, places)
                 finally:
-                    places.release()
+                    self._limited = False
         except TimeoutError:
             await self._end_unheard()
         except _CancelledEarly:
@@ -120,6 +119,17 @@ class Dispatch:
             await asyncio.gather(watcher, flusher, return_exceptions=True)
             self.log.close()
 
+    async def _wait_and_carry_through(
+        self, after: asyncio.Task[None] | None, places: asyncio.Semaphore
+    ) -> None:
+        if after is not None:
+            await self._unless_cancelled(asyncio.wait({after}))
+        await self._unless_cancelled(places.acquire())
+        try:
+            await self._carry_through()
+        finally:
+            places.release()
+
     async def _carry_through(self) -> None:
         session = await self._rows.session(self.run.user_id, self.run.session_id)
         if session is None:
@@ -135,22 +145,20 @@ class Dispatch:
         )
         silent_since: float | None = None
         while True:
-            heard = False
+            seen = len(self.log.entries)
             try:
-                async with self._events(sandbox, session) as events:
-                    async for raw in events:
-                        heard = True
-                        if await self._take(parse_event(raw, run_id=self.run.id), len(raw)):
-                            return
+                if await self._read(sandbox, session):
+                    return
             except RuntimeRefused as refused:
                 raise self._refusal(refused) from None
             except RuntimeUnreachable:
                 pass
             # The stream ended too early. Read on where it stopped, unless the sandbox is gone.
             now = asyncio.get_running_loop().time()
-            silent_since = now if heard or silent_since is None else silent_since
+            if silent_since is None or len(self.log.entries) > seen:
+                silent_since = now
             if await self._sandboxes.gone(sandbox):
-                raise _Ended("sandbox_lost", "The sandbox ended before the run did.")
+                raise _Ended(*_LOST)
             if now - silent_since > _UNREACHABLE_S:
                 raise _Ended(
                     "sandbox_lost", f"The sandbox has not answered for {_UNREACHABLE_S:.0f} s."
@@ -164,7 +172,7 @@ class Dispatch:
         sandbox = await self._unless_cancelled(self._sandboxes.ensure(self.run.user_id))
         if lives_in is not None and lives_in != sandbox.incarnation:
             if begun:
-                raise _Ended("sandbox_lost", "The sandbox ended before the run did.")
+                raise _Ended(*_LOST)
             raise _Ended(
                 "session_lost",
                 "The sandbox that held this session is gone, and the session with it. "
@@ -188,6 +196,27 @@ class Dispatch:
         finally:
             wish.cancel()
             work.cancel()
+
+    async def _read(self, sandbox: Sandbox, session: Session) -> bool:
+        """Take events until the last, which is True, or until the stream ends too early."""
+        reading = asyncio.create_task(self._read_stream(sandbox, session))
+        over = asyncio.create_task(self._sandboxes.over(sandbox))
+        try:
+            await asyncio.wait({reading, over}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                raise _Ended(*_LOST)
+            return reading.result()
+        finally:
+            for task in (reading, over):
+                task.cancel()
+            await asyncio.gather(reading, over, return_exceptions=True)
+
+    async def _read_stream(self, sandbox: Sandbox, session: Session) -> bool:
+        async with self._events(sandbox, session) as events:
+            async for raw in events:
+                if await self._take(parse_event(raw, run_id=self.run.id), len(raw)):
+                    return True
+        return False
 
     @contextlib.asynccontextmanager
     async def _events(
@@ -292,11 +321,15 @@ class Dispatch:
             time=self._clock.now(),
             runtime_seq=seq,
         )
-        if not self._patience.expired():
-            self._patience.reschedule(None)  # what follows must not be cut in the middle
+        self._allow(None)  # what follows must not be cut in the middle
         async with self.log.storing() as entries:
             await self._rows.save(self.run, [*entries, last])
         self.log.publish(last)
+
+    def _allow(self, seconds: float | None) -> None:
+        if self._limited and not self._patience.expired():
+            now = asyncio.get_running_loop().time()
+            self._patience.reschedule(None if seconds is None else now + seconds)
 
     def _append(self, kind: str, data: dict[str, Any], seq: int) -> None:
         self.log.publish(self.log.next(kind, data, time=self._clock.now(), runtime_seq=seq))
@@ -319,7 +352,7 @@ class Dispatch:
             self._cancel.set()
         if self.run.finished:
             return
-        self._patience.reschedule(asyncio.get_running_loop().time() + _CANCEL_S)
+        self._allow(_CANCEL_S)
         await self._tell_runtime_to_cancel()
 
     async def _tell_runtime_to_cancel(self) -> None:

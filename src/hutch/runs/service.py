@@ -261,10 +261,9 @@ class Runs:
         try:
             places = self._places.setdefault(run.user_id, asyncio.Semaphore(RUNS_AT_ONCE))
             await dispatch.execute(after=before, places=places)
-        except Exception:
+        except Exception:  # noqa: BLE001  whatever it was, the run is not lost; it is logged
             # The run stays unfinished in the database, and the next start takes it up.
             _log.exception("run.abandoned", run=run.id)
-            raise
         finally:
             log.close()
             del self._live[run.id], self._logs[run.id]

@@ -124,6 +124,18 @@ class Sandboxes:
         row = await self._rows.get(sandbox.id)
         return row is None or not row.live or row.desired == "destroyed"
 
+    async def over(self, sandbox: Sandbox) -> None:
+        """Wait until this incarnation has ended. A dead container sends no end of its connections:
+        its network is gone with it.
+        """
+        while True:
+            event = self._changed.setdefault(sandbox.id, asyncio.Event())
+            if self._running.get(sandbox.user_id) != sandbox:
+                row = await self._rows.get(sandbox.id)
+                if row is None or not row.live:
+                    return
+            await event.wait()
+
     async def _until_over(self, sandbox: Sandbox) -> Sandbox:
         while sandbox.live:
             sandbox = await self._next(sandbox)

@@ -1,0 +1,215 @@
+"""A runtime that follows a script, over real sockets, with the ways in which a real one fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from aiohttp import web
+
+from hutch.backends.base import Observed, SandboxSpec
+from hutch.backends.fake import FakeBackend
+from hutch_runtime.protocol import Event
+
+Script = Callable[["ScriptedRun"], AsyncIterator[tuple[str, dict[str, Any]]]]
+
+
+def finished(stop_reason: str = "end_turn", **fields: Any) -> tuple[str, dict[str, Any]]:
+    data = {"stop_reason": stop_reason, "error": None, "text": "", "timings": {}, **fields}
+    return "run.finished", data
+
+
+async def answers(run: ScriptedRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """The ordinary turn: an echo, with usage."""
+    yield run.started()
+    for word in run.prompt.split(" "):
+        yield "text.delta", {"text": word}
+    yield "text", {"text": run.prompt}
+    yield (
+        "usage",
+        {"input_tokens": 3, "output_tokens": 2, "cached_tokens": 0, "cost_usd": None},
+    )
+    yield finished(text=run.prompt)
+
+
+async def waits_for_cancel(run: ScriptedRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    yield run.started()
+    await run.cancelled.wait()
+    yield finished("cancelled")
+
+
+async def never_ends(run: ScriptedRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    yield run.started()
+    await asyncio.Event().wait()
+
+
+async def waits_for_release(run: ScriptedRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    yield run.started()
+    yield "text.delta", {"text": "before"}
+    await run.runtime.release.wait()
+    yield "text.delta", {"text": "after"}
+    yield finished(text="beforeafter")
+
+
+@dataclass
+class ScriptedRun:
+    runtime: ScriptedRuntime
+    run_id: str
+    provider: str
+    prompt: str
+    session: str
+    model: str | None
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    lines: list[bytes] = field(default_factory=list)
+    done: bool = False
+
+    def started(self) -> tuple[str, dict[str, Any]]:
+        return (
+            "run.started",
+            {
+                "provider": self.provider,
+                "session": self.session,
+                "model": self.model,
+                "cli_version": "1.2.3",
+                "agent": "warm",
+            },
+        )
+
+
+class ScriptedRuntime:
+    """Change ``script`` for the next run; ``cut_after`` breaks each stream after so many events."""
+
+    def __init__(self) -> None:
+        self.script: Script = answers
+        self.cut_after: int | None = None
+        self.release = asyncio.Event()
+        self.runs: dict[str, ScriptedRun] = {}
+        self.executions: list[str] = []  # run ids, once per real execution
+        self.at_once = 0
+        self.most_at_once = 0
+        self.raw: list[bytes] | None = None  # sent instead of what the script says
+        self.deaf_to_cancel = False
+        self.keys: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        app = web.Application(client_max_size=10 * 2**20)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/runs/{run_id}/events", self._events)
+        app.router.add_post("/runs/{run_id}/cancel", self._cancel)
+        app.router.add_post("/{provider}", self._prompt)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        try:
+            yield runner.addresses[0][1]
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await runner.cleanup()
+
+    async def _health(self, request: web.Request) -> web.Response:
+        self.keys.add(request.headers["authorization"])
+        versions = {"claude": "1.2.3", "codex": "1.2.3", "gemini": "1.2.3"}
+        return web.json_response({"status": "ready", "runtime": "0.1.0", "cli": versions})
+
+    async def _prompt(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        run = self.runs.get(body["run_id"])
+        if run is None:
+            run = ScriptedRun(
+                self,
+                body["run_id"],
+                request.match_info["provider"],
+                body["prompt"],
+                body["session"] or f"cli-{len(self.runs)}",
+                body["model"],
+            )
+            self.runs[run.run_id] = run
+            task = asyncio.create_task(self._execute(run))
+            self._tasks.add(task)
+        return await self._stream(request, run, 0)
+
+    async def _execute(self, run: ScriptedRun) -> None:
+        self.executions.append(run.run_id)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            async for kind, data in self.script(run):
+                event = Event(run.run_id, len(run.lines) + 1, 1000.0, kind, data)
+                run.lines.append(event.to_json().encode())
+        finally:
+            self.at_once -= 1
+            run.done = True
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        run = self.runs.get(request.match_info["run_id"])
+        if run is None:
+            error = {"code": "run_not_found", "message": "no such run", "hint": ""}
+            return web.json_response({"error": error}, status=404)
+        return await self._stream(request, run, int(request.query["after"]))
+
+    async def _stream(
+        self, request: web.Request, run: ScriptedRun, after: int
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        if self.raw is not None:
+            for line in self.raw:
+                await response.write(b"data: " + line + b"\n\n")
+            return response
+        sent = 0
+        while not (run.done and after >= len(run.lines)):
+            if after < len(run.lines):
+                await response.write(b": x\n\nid: 1\ndata: " + run.lines[after] + b"\n\n")
+                after += 1
+                sent += 1
+                if self.cut_after is not None and sent >= self.cut_after:
+                    assert request.transport is not None
+                    request.transport.abort()
+                    return response
+            else:
+                await asyncio.sleep(0.005)
+        return response
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        run = self.runs.get(request.match_info["run_id"])
+        if run is not None and not self.deaf_to_cancel:
+            run.cancelled.set()
+        return web.json_response({})
+
+
+class ScriptedBackend(FakeBackend):
+    """Its sandboxes all answer at the scripted runtime's address."""
+
+    def __init__(self, port: int, instance: str) -> None:
+        super().__init__(instance)
+        self.specs: list[SandboxSpec] = []
+        self._port = port
+
+    async def create(self, spec: SandboxSpec) -> Observed:
+        self.specs.append(spec)
+        return await super().create(spec)
+
+    async def start(self, handle: str) -> Observed:
+        return self._here(await super().start(handle))
+
+    async def inspect(self, handle: str) -> Observed | None:
+        observed = await super().inspect(handle)
+        return self._here(observed) if observed else None
+
+    def _here(self, observed: Observed) -> Observed:
+        if observed.address is None:
+            return observed
+        return replace(observed, address="127.0.0.1", port=self._port)
+
+
+def as_json(value: object) -> bytes:
+    return json.dumps(value).encode()
