@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from hutch_runtime.protocol import PROMPT_MAX_BYTES, RUN_MAX_BYTES
+from hutch_runtime.providers.claude import ClaudeDriver
+from tests.runtime.driving import Log, make_setup
 from tests.runtime.model import Model, running_model
 from tests.runtime.runtime_process import Event, Runtime, in_state, running_runtime, until
 
@@ -169,6 +171,17 @@ async def test_a_cancel_before_the_cli_has_begun_is_not_lost(runtime: Runtime) -
     assert time.monotonic() - asked < 3
     after = await runtime.run("r2", "still there?", session=seen[0]["session"])
     assert after[0]["agent"] == "live"
+
+
+async def test_a_cancel_in_the_same_moment_as_the_prompt(tmp_path: Path, model: Model) -> None:
+    agent = await ClaudeDriver(make_setup("claude", tmp_path, model.url)).spare()
+    try:
+        turn = asyncio.ensure_future(agent.prompt(_LONG, None, Log()))
+        await asyncio.sleep(0)
+        await agent.cancel()  # the CLI answers this interrupt, and forgets it
+        assert (await asyncio.wait_for(turn, 5)).stop_reason == "cancelled"
+    finally:
+        await agent.close()
 
 
 async def test_an_agent_that_does_not_obey_is_ended(runtime: Runtime) -> None:
