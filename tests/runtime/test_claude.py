@@ -176,7 +176,8 @@ async def test_a_cancel_before_the_cli_has_begun_is_not_lost(runtime: Runtime) -
 async def test_a_cancel_in_the_same_moment_as_the_prompt(tmp_path: Path, model: Model) -> None:
     agent = await ClaudeDriver(make_setup("claude", tmp_path, model.url)).spare()
     try:
-        turn = asyncio.ensure_future(agent.prompt(_LONG, None, Log()))
+        # With a model to set first, so that the interrupt comes before the prompt for sure.
+        turn = asyncio.ensure_future(agent.prompt(_LONG, "claude-haiku-4-5", Log()))
         await asyncio.sleep(0)
         await agent.cancel()  # the CLI answers this interrupt, and forgets it
         assert (await asyncio.wait_for(turn, 5)).stop_reason == "cancelled"
