@@ -97,7 +97,11 @@ async def running(
                 "HUTCH_PLACEHOLDER_KEY": placeholder_key(sandbox.incarnation),
                 "HUTCH_PREWARM": ",".join(settings.prewarm),
                 "HUTCH_AGENT_IDLE_S": str(settings.agent_idle_s),
-                "HUTCH_AGENT_PIDS": str(settings.agent_pids),
+                # RLIMIT_NPROC counts a uid over the whole host, except under gVisor, whose kernel
+                # is the sandbox's own; elsewhere the container's own pids limit holds.
+                "HUTCH_AGENT_PIDS": str(
+                    settings.agent_pids if capabilities.isolation == "gvisor" else 0
+                ),
             }
 
         def changed(sandbox: Sandbox) -> None:

@@ -84,9 +84,13 @@ class Client:
 
 
 def _events(response: httpx2.Response) -> Iterator[dict[str, Any]]:
-    for line in response.iter_lines():
-        if line.startswith("data:"):
-            yield json.loads(line[5:])
+    # Not iter_lines: it splits at U+2028 and others, which may stand inside an event.
+    rest = b""
+    for chunk in response.iter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield json.loads(line[5:])
 
 
 def _error(response: httpx2.Response) -> ApiError:

@@ -22,7 +22,7 @@ from hutch_runtime.protocol import PROVIDERS
 
 _log = structlog.get_logger()
 
-RUNTIME_READY_S: Final = 60
+RUNTIME_ANSWERS_S: Final = 60
 _POLL_S: Final = 0.05
 _REASON_MAX: Final = 500  # characters
 
@@ -93,7 +93,7 @@ class Reconciler:
             sandbox = await self._read(sandbox)
             # Before the agents inside are ready: they greet their API when they start.
             await self._egress.admit(sandbox)
-            health = await self._until_ready(sandbox, observed)
+            health = await self._until_it_answers(sandbox, observed)
         except BackendError as error:
             _log.warning("sandbox.failed", sandbox=sandbox.id, reason=error.message)
             await self._end(await self._read(sandbox), failed=error.message)
@@ -102,27 +102,27 @@ class Reconciler:
         await self._rows.observe(sandbox.id, "running", at=self._clock.now(), cli_versions=versions)
         self._changed(await self._read(sandbox))
 
-    async def _until_ready(self, sandbox: Sandbox, observed: Observed) -> dict[str, Any]:
-        """The runtime's health once its agents are started. Raises ``BackendError``."""
+    async def _until_it_answers(self, sandbox: Sandbox, observed: Observed) -> dict[str, Any]:
+        """The runtime's health; its agents may still be starting, and a prompt waits for its own
+        alone. Raises ``BackendError``.
+        """
         try:
-            async with asyncio.timeout(RUNTIME_READY_S):
+            async with asyncio.timeout(RUNTIME_ANSWERS_S):
                 while True:
                     try:
-                        health = await self._runtime.health(sandbox)
-                        if health.get("status") == "ready":
-                            return health
+                        return await self._runtime.health(sandbox)
                     except RuntimeUnreachable:
                         now = await self._backend.inspect(observed.handle)
                         if now is None or now.state == "exited":
                             raise BackendError(_obituary(now)) from None
+                        await asyncio.sleep(_POLL_S)
                     except RuntimeRefused as refused:
                         raise BackendError(
                             f"The runtime refused us ({refused.status})."
                         ) from refused
-                    await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise BackendError(
-                f"The runtime was not ready within {RUNTIME_READY_S} seconds."
+                f"The runtime did not answer within {RUNTIME_ANSWERS_S} seconds."
             ) from None
 
     async def _verify(self, sandbox: Sandbox) -> None:
