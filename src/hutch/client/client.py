@@ -17,10 +17,12 @@ _ANSWER_S: Final = 100  # the first run waits for its container
 
 
 class Client:
-    """Use as a context manager. ``user_id`` is for service keys: whom the requests act for."""
+    """Use as a context manager. ``user_id`` is for service keys: whom the requests act for. An
+    empty ``key`` is for what needs none, ``/readyz``.
+    """
 
     def __init__(self, url: str, key: str, *, user_id: str | None = None) -> None:
-        headers = {"authorization": f"Bearer {key}"}
+        headers = {"authorization": f"Bearer {key}"} if key else {}
         if user_id is not None:
             headers["x-hutch-user"] = user_id
         self._http = httpx2.Client(
