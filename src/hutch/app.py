@@ -121,7 +121,9 @@ async def running(
         )
         queue = WorkQueue(reconciler.step, workers=STARTS_AT_ONCE)
         stack.push_async_callback(queue.close)
-        sandboxes = Sandboxes(sandbox_rows, backend, clock, image=settings.image, wake=queue.wake)
+        sandboxes = Sandboxes(
+            sandbox_rows, backend, runtime, clock, image=settings.image, wake=queue.wake
+        )
         runs = Runs(
             RunRows(database),
             sandboxes,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from hutch.api.caller import CallerDep, HutchDep
-from hutch.api.shapes import ContainerAnswer, ContainerStats
+from hutch.api.shapes import ContainerAgent, ContainerAnswer, ContainerStats
 from hutch.app import Hutch
 from hutch.errors import BackendError
 from hutch.sandboxes.models import Sandbox
@@ -23,7 +23,13 @@ async def answer(hutch: Hutch, sandbox: Sandbox) -> ContainerAnswer:
 
 @router.get("")
 async def get_container(hutch: HutchDep, caller: CallerDep) -> ContainerAnswer:
-    return await answer(hutch, await hutch.sandboxes.of(caller.user_id))
+    sandbox = await hutch.sandboxes.of(caller.user_id)
+    shape = await answer(hutch, sandbox)
+    shape.agents = [
+        ContainerAgent(provider=provider, state=state)
+        for provider, state in await hutch.sandboxes.agents(sandbox)
+    ]
+    return shape
 
 
 @router.delete("")

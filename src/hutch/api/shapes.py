@@ -130,6 +130,13 @@ class ContainerStats(Shape):
     pids: int
 
 
+class ContainerAgent(Shape):
+    """A CLI process, or a session of one, in the container."""
+
+    provider: Provider
+    state: str = Field(description="spare (started ahead), starting, idle, busy, failed, ended")
+
+
 class ContainerAnswer(Shape):
     id: str
     user_id: str
@@ -143,6 +150,7 @@ class ContainerAnswer(Shape):
     created_at: Time
     changed_at: Time
     stats: ContainerStats | None = None
+    agents: list[ContainerAgent] = Field([], description="Only for one's own container.")
 
 
 class ContainerPage(Shape):

@@ -6,10 +6,9 @@ import json as json_module
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from hutch.cli.profile import admin_client
+from hutch.cli.tables import table
 from hutch.config import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Manage users and keys.")
@@ -45,12 +44,8 @@ def list_users(json: Json = False) -> None:
     if json:
         typer.echo(json_module.dumps(answer["users"]))
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("id", "name", "tier", "created_at"):
-        table.add_column(column, no_wrap=True)
-    for user in answer["users"]:
-        table.add_row(user["id"], user["name"], user["tier"], user["created_at"])
-    Console().print(table)
+    columns = ("id", "name", "tier", "created_at")
+    table(columns, [[user[column] for column in columns] for user in answer["users"]])
 
 
 @users.command("key")

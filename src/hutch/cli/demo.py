@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from hutch.cli.profile import admin_client, save_user_key, saved_user_key, service_url
 from hutch.cli.run import printable
+from hutch.cli.tables import table
 from hutch.client import ApiError, Client
 from hutch.config import PROVIDER_BASE_URLS, Settings
 from hutch_runtime.protocol import PROVIDERS, Provider
@@ -105,19 +105,11 @@ def demo(settings: Settings, console: Console) -> bool:
                 client.put_api_key(provider, OFFLINE_KEY)
         with console.status("Asking each of the three in the demo user's container …"):
             tried = [try_provider(client, provider) for provider in PROVIDERS]
-    console.print(_table(tried))
+    table(
+        ("provider", "CLI", "container", "isolation", "ms", "answer"),
+        [_cells(one) for one in tried],
+    )
     return all(one.ok for one in tried)
-
-
-def _table(tried: list[Tried]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("provider", "CLI", "container", "isolation"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("ms", justify="right", no_wrap=True)
-    table.add_column("answer")
-    for one in tried:
-        table.add_row(*_cells(one))
-    return table
 
 
 def _cells(one: Tried) -> tuple[Any, ...]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json as json_module
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from hutch.cli import admin
+from hutch.cli import admin, image
 from hutch.cli.profile import admin_client, user_client
+from hutch.cli.tables import table
 from hutch.client import ApiError, ClientError
 from hutch.config import Settings
 from hutch.errors import HutchError
@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Claude Code, Codex CLI and Gemini CLI in a container of each user's own.",
 )
 app.add_typer(admin.app, name="admin")
+app.add_typer(image.app, name="image")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -56,21 +57,21 @@ def ps(json: Json = False) -> None:
     if json:
         typer.echo(json_module.dumps(containers))
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("container", "user", "state", "isolation", "memory", "cpu", "created"):
-        table.add_column(column, no_wrap=True)
-    for container in containers:
-        stats = container["stats"]
-        table.add_row(
-            container["id"],
-            container["user_id"],
-            container["observed"],
-            container["isolation"] or "",
-            f"{stats['memory_bytes'] >> 20} MB" if stats else "",
-            f"{stats['cpu_seconds']:.1f} s" if stats else "",
-            container["created_at"],
-        )
-    Console().print(table)
+    columns = ("container", "user", "state", "isolation", "memory", "cpu", "created")
+    table(columns, [_container_row(container) for container in containers])
+
+
+def _container_row(container: dict[str, Any]) -> tuple[str, ...]:
+    stats = container["stats"]
+    return (
+        container["id"],
+        container["user_id"],
+        container["observed"],
+        container["isolation"] or "",
+        f"{stats['memory_bytes'] >> 20} MB" if stats else "",
+        f"{stats['cpu_seconds']:.1f} s" if stats else "",
+        container["created_at"],
+    )
 
 
 @app.command()

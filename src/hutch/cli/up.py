@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -37,13 +38,8 @@ def up(settings: Settings, console: Console) -> bool:
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False)
 
-    address, capabilities = asyncio.run(_prepare(settings, say))
+    capabilities = start(settings, say)
     offline = {p for p in PROVIDERS if uses_offline_model(settings, p)}
-    background = Background(settings.data_dir, settings.logs_dir)
-    for program in _programs(settings, address, offline=bool(offline)):
-        if background.start(program):
-            say(f"started {program.name}")
-    _wait_until_ready(settings, background)
     if capabilities.warning:
         console.print(f"\nWARNING: {capabilities.warning}\n", style="bold red", markup=False)
     answered = demo(settings, console)
@@ -60,6 +56,17 @@ def up(settings: Settings, console: Console) -> bool:
     say(f'try       {shown} run claude "Hello"')
     say(f"logs      {settings.logs_dir}")
     return answered
+
+
+def start(settings: Settings, say: Callable[[str], None]) -> Capabilities:
+    """Everything short of a prompt; on return the service is ready. Raises ``HutchError``."""
+    address, capabilities = asyncio.run(_prepare(settings, say))
+    background = Background(settings.data_dir, settings.logs_dir)
+    for program in _programs(settings, address):
+        if background.start(program):
+            say(f"started {program.name}")
+    _wait_until_ready(settings, background)
+    return capabilities
 
 
 def down(settings: Settings, console: Console) -> None:
@@ -80,8 +87,7 @@ def down(settings: Settings, console: Console) -> None:
     )
 
 
-async def _prepare(settings: Settings, say: object) -> tuple[str, Capabilities]:
-    assert callable(say)  # noqa: S101  narrowed for the type checker
+async def _prepare(settings: Settings, say: Callable[[str], None]) -> tuple[str, Capabilities]:
     await set_up(settings, say)
     await build(settings, say=say)
     backend = open_backend(settings)
@@ -101,17 +107,19 @@ async def _remove_all(settings: Settings) -> int:
         await backend.close()
 
 
-def _programs(settings: Settings, address: str, *, offline: bool) -> list[Program]:
+def _programs(settings: Settings, address: str) -> list[Program]:
     """The API comes last: it needs the gateway."""
     environment = dict(os.environ)
     for variables in KEY_VARIABLES.values():
         for variable in variables:  # keys go through the API into the vault, nowhere else
             environment.pop(variable, None)
     environment["HUTCH_DATA_DIR"] = str(settings.data_dir)
+    environment["HUTCH_PORT"] = str(settings.port)
+    environment["HUTCH_GATEWAY_PORT"] = str(settings.gateway_port)
     model = f"http://127.0.0.1:{settings.offline_model_port}"
-    for provider in PROVIDERS:
-        if uses_offline_model(settings, provider):
-            environment[f"HUTCH_{provider.upper()}_BASE_URL"] = model
+    offline = [p for p in PROVIDERS if uses_offline_model(settings, p)]
+    for provider in offline:
+        environment[f"HUTCH_{provider.upper()}_BASE_URL"] = model
     version = _code_version()
     python = sys.executable
     programs = [

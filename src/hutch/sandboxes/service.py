@@ -15,9 +15,12 @@ from hutch.errors import NotFound, SandboxFailed
 from hutch.ids import new_id
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.rows import SandboxRows
+from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
+from hutch_runtime.protocol import PROVIDERS, Provider
 
 # A cold container under gVisor takes two to four seconds, more when twenty start at once.
 READY_WITHIN_S: Final = 90
+_AGENTS_MAX: Final = 100
 
 
 class Sandboxes:
@@ -25,6 +28,7 @@ class Sandboxes:
         self,
         rows: SandboxRows,
         backend: Backend,
+        runtime: RuntimeClient,
         clock: Clock,
         *,
         image: str,
@@ -32,6 +36,7 @@ class Sandboxes:
     ) -> None:
         self._rows = rows
         self._backend = backend
+        self._runtime = runtime
         self._clock = clock
         self._image = image
         self._wake = wake
@@ -101,6 +106,20 @@ class Sandboxes:
         if sandbox.handle is None or sandbox.observed != "running":
             return None
         return await self._backend.stats(sandbox.handle)
+
+    async def agents(self, sandbox: Sandbox) -> list[tuple[Provider, str]]:
+        """Provider and state of each agent inside; none if the runtime does not answer."""
+        if sandbox.observed != "running":
+            return []
+        try:
+            said = (await self._runtime.health(sandbox)).get("agents")
+        except (RuntimeUnreachable, RuntimeRefused):
+            return []
+        return [
+            (agent["provider"], str(agent.get("state"))[:32])
+            for agent in (said if isinstance(said, list) else [])[:_AGENTS_MAX]
+            if isinstance(agent, dict) and agent.get("provider") in PROVIDERS
+        ]
 
     def suspect(self, sandbox: Sandbox) -> None:
         """Somebody could not reach it: look before anybody is sent there again."""

@@ -1,0 +1,1 @@
+"""Measured comparisons; every ratio's two sides are measured in one run, in turns."""

@@ -1,0 +1,1 @@
+import hutch.runs.rows, hutch_runtime.runs

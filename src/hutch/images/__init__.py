@@ -1,0 +1,1 @@
+"""The sandbox image: made from pinned inputs, labelled with what is in it."""

@@ -1,0 +1,80 @@
+"""Fetch the locked parts of the image on the host, so that the build itself needs no network.
+
+Each part is kept in ``image/build`` with the hash of the lock that it came from, and fetched into a
+draft that takes its place in one step: an interrupted fetch leaves nothing half done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from hutch.images.command import run
+from hutch.images.inputs import Inputs
+
+PYTHON: Final = "3.13"  # Debian 13's, which both bases are
+_NO_REGISTRY: Final = "Is the package registry reachable from this machine? Then try again."
+# Codex's voice mode wants a microphone: 45 MB that no sandbox uses.
+_UNUSED: Final = ("node_modules/@openai/codex-linux-*/vendor/*/codex-resources/voice",)
+
+
+async def fetch_clis(inputs: Inputs) -> Path:
+    """A folder with ``node_modules`` of the three CLIs for this machine's architecture."""
+
+    async def fetch(draft: Path) -> None:
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(inputs.folder / name, draft)
+        argv = ("npm", "ci", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund")
+        await run(argv, cwd=draft, hint=_NO_REGISTRY)
+        for pattern in _UNUSED:
+            for path in draft.glob(pattern):
+                shutil.rmtree(path)
+
+    return await _kept(inputs.build / "clis", inputs.lock, fetch)
+
+
+async def fetch_dependencies(inputs: Inputs) -> Path:
+    """A folder with the runtime's Python packages, of the versions and hashes in ``uv.lock``."""
+
+    async def fetch(draft: Path) -> None:
+        wanted = draft / "requirements.txt"
+        await run(
+            (
+                *("uv", "export", "--locked", "--only-group", "runtime", "--no-emit-project"),
+                *("--quiet", "--output-file", str(wanted)),
+            ),
+            cwd=inputs.root,
+            hint="Is uv.lock up to date? `uv lock` makes it so.",
+        )
+        await run(
+            (
+                *("uv", "pip", "install", "--target", str(draft), "--requirements", str(wanted)),
+                *("--require-hashes", "--no-deps", "--only-binary", ":all:"),
+                *("--python-version", PYTHON, "--quiet"),
+            ),
+            cwd=inputs.root,
+            hint=_NO_REGISTRY,
+        )
+        wanted.unlink()
+        (draft / ".lock").unlink(missing_ok=True)
+
+    return await _kept(inputs.build / "deps", inputs.root / "uv.lock", fetch)
+
+
+async def _kept(folder: Path, lock: Path, fetch: Callable[[Path], Awaitable[None]]) -> Path:
+    mark = folder.with_suffix(".lock-hash")
+    wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if folder.is_dir() and mark.is_file() and mark.read_text() == wanted:
+        return folder
+    draft = folder.with_suffix(".draft")
+    for old in (draft, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    mark.unlink(missing_ok=True)
+    draft.mkdir(parents=True)
+    await fetch(draft)
+    draft.rename(folder)
+    mark.write_text(wanted)
+    return folder

@@ -1,0 +1,1 @@
+from hutch.api import shapes
