@@ -1,1 +1,0 @@
-import hutch.runs.rows, hutch_runtime.runs

@@ -1,1 +1,0 @@
-from hutch.api import shapes
