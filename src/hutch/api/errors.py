@@ -26,6 +26,9 @@ _STATUS: Final[tuple[tuple[type[errors.HutchError], int], ...]] = (
     (errors.Unavailable, 503),
 )
 
+# Of what the framework refuses before a route is reached.
+_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
 
 def body(code: str, message: str, hint: str = "") -> dict[str, Any]:
     return {"error": {"code": code, "message": message, "hint": hint}}
@@ -63,7 +66,7 @@ async def _validation(_request: Request, error: Exception) -> JSONResponse:
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101  registered for nothing else
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    code = _CODES.get(error.status_code, "invalid_request")
     return JSONResponse(
         body(code, str(error.detail), "See /docs for the paths and methods."),
         status_code=error.status_code,

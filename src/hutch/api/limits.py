@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hutch.api.errors import body
 from hutch_runtime.protocol import KIB, PROMPT_MAX_BYTES
 
 # JSON may write one byte of a prompt as six ("\u0000"); the other fields are small.
 BODY_MAX_BYTES: Final = 6 * PROMPT_MAX_BYTES + 64 * KIB
-
-
-class _TooLarge(Exception):
-    pass
 
 
 class BodyLimit:
@@ -23,11 +18,7 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         received = 0
-        started = False
 
         async def limited() -> Message:
             nonlocal received
@@ -35,25 +26,12 @@ class BodyLimit:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > BODY_MAX_BYTES:
-                    raise _TooLarge
+                    # Anything else FastAPI takes for a fault of its parser and calls it a 400.
+                    raise HTTPException(
+                        413,
+                        f"The request is larger than {BODY_MAX_BYTES} bytes; a prompt has at "
+                        f"most {PROMPT_MAX_BYTES} bytes of UTF-8.",
+                    )
             return message
 
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, limited, watched)
-        except _TooLarge:
-            if started:
-                raise
-            answer = JSONResponse(
-                body(
-                    "body_too_large",
-                    f"The request is larger than {BODY_MAX_BYTES} bytes.",
-                    f"A prompt has at most {PROMPT_MAX_BYTES} bytes of UTF-8.",
-                ),
-                status_code=413,
-            )
-            await answer(scope, receive, send)
+        await self._app(scope, limited if scope["type"] == "http" else receive, send)

@@ -30,7 +30,8 @@ class Program:
     version: str  # of the code: another one means another program
 
     def fingerprint(self) -> str:
-        what = json.dumps([self.argv, sorted(self.environment.items()), self.version])
+        settings = sorted(i for i in self.environment.items() if i[0].startswith("HUTCH_"))
+        what = json.dumps([self.argv, settings, self.version])
         return hashlib.sha256(what.encode()).hexdigest()
 
 

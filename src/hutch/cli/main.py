@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json as json_module
 import sys
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 
 from hutch.cli import admin, image
+from hutch.cli.doctor import doctor
 from hutch.cli.profile import admin_client, user_client
 from hutch.cli.tables import table
 from hutch.client import ApiError, ClientError
@@ -24,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(admin.app, name="admin")
 app.add_typer(image.app, name="image")
+app.command()(doctor)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -88,6 +91,14 @@ def up() -> None:
     from hutch.cli.up import up as bring_up  # noqa: PLC0415  imports the whole service
 
     raise typer.Exit(0 if bring_up(Settings(), Console()) else 1)
+
+
+@app.command()
+def setup() -> None:
+    """Install what is missing and build the image; start nothing."""
+    from hutch.host.setup import set_up  # noqa: PLC0415  only this command needs it
+
+    asyncio.run(set_up(Settings(), typer.echo))
 
 
 @app.command()

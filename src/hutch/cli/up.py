@@ -22,11 +22,11 @@ from hutch.client import ApiError, Client, ClientError
 from hutch.config import Settings, source_checkout
 from hutch.errors import HutchError, Unavailable
 from hutch.host.setup import set_up
-from hutch.images.build import build
 from hutch_runtime.protocol import PROVIDERS
 
 _READY_S: Final = 60.0
 _POLL_S: Final = 0.1
+_INHERITED: Final = {"HOME", "LANG", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TZ"}
 API: Final = "api"
 GATEWAY: Final = "gateway"
 OFFLINE_MODEL: Final = "offline-model"
@@ -89,7 +89,6 @@ def down(settings: Settings, console: Console) -> None:
 
 async def _prepare(settings: Settings, say: Callable[[str], None]) -> tuple[str, Capabilities]:
     await set_up(settings, say)
-    await build(settings, say=say)
     backend = open_backend(settings)
     try:
         return await backend.prepare(), await backend.capabilities()
@@ -109,10 +108,14 @@ async def _remove_all(settings: Settings) -> int:
 
 def _programs(settings: Settings, address: str) -> list[Program]:
     """The API comes last: it needs the gateway."""
-    environment = dict(os.environ)
-    for variables in KEY_VARIABLES.values():
-        for variable in variables:  # keys go through the API into the vault, nowhere else
-            environment.pop(variable, None)
+    # No more than they need: a user's API keys, above all, go through the API into the vault.
+    environment = {
+        name: text
+        for name, text in os.environ.items()
+        if name in _INHERITED or name.startswith("HUTCH_")
+    }
+    for secret in ("HUTCH_API_KEY", "HUTCH_ADMIN_KEY"):
+        environment.pop(secret, None)
     environment["HUTCH_DATA_DIR"] = str(settings.data_dir)
     environment["HUTCH_PORT"] = str(settings.port)
     environment["HUTCH_GATEWAY_PORT"] = str(settings.gateway_port)

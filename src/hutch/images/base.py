@@ -17,9 +17,9 @@ from typing import Final, Literal, TypeAlias
 
 import aiodocker
 
-from hutch.images.command import run
 from hutch.images.engine import build_context, labels_of
 from hutch.images.inputs import Inputs
+from hutch.programs import run
 
 Choice: TypeAlias = Literal["auto", "public", "debian"]
 Kind: TypeAlias = Literal["public", "debian"]

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from hutch.images.command import run
 from hutch.images.inputs import Inputs
+from hutch.programs import run
 
 PYTHON: Final = "3.13"  # Debian 13's, which both bases are
 _NO_REGISTRY: Final = "Is the package registry reachable from this machine? Then try again."

@@ -1,4 +1,4 @@
-"""Run a program of the host that fetches or makes a part of the image."""
+"""Run a program of this machine: an argument list, a time limit, and an error that helps."""
 
 from __future__ import annotations
 
