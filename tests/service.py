@@ -1,0 +1,316 @@
+"""A whole Hutch of a test's own: the API, the gateway and the offline model as processes, on the
+real engine, in a data directory, a network and with ports of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hutch.backends.base import LABEL_INSTANCE
+from hutch.backends.open import open_backend
+from hutch.client import Client, ClientError
+from hutch.config import Settings
+from hutch_runtime.protocol import PROVIDERS, Provider
+
+HUTCH = Path(sys.executable).with_name("hutch")
+READY_S = 60
+_POLL_S = 0.05
+_KEYS: dict[Provider, str] = {
+    "claude": "sk-ant-api03-{}-{}",
+    "codex": "sk-proj-{}-{}",
+    "gemini": "AIza{}-{}",
+}
+
+
+def fingerprint(key: str) -> str:
+    """As the offline model writes it."""
+    return hashlib.sha256(key.encode()).hexdigest()[:8]
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def docker(*arguments: str, stdin: str | None = None, check: bool = True) -> str:
+    done = subprocess.run(
+        ["docker", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert not check or done.returncode == 0, f"docker {arguments[0]}: {done.stderr}{done.stdout}"
+    return done.stdout
+
+
+class Model:
+    """The offline model, from outside."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def asked(self, prompt: str) -> list[dict[str, Any]]:
+        """The requests whose last user text was exactly this, oldest first."""
+        return [r for r in self._call("requests", "GET")["requests"] if _is_turn(r, prompt)]
+
+    def wait_asked(self, prompt: str, *, within_s: float = 15) -> dict[str, Any]:
+        until = time.monotonic() + within_s
+        while not (asked := self.asked(prompt)):
+            assert time.monotonic() < until, "the model was never asked"
+            time.sleep(_POLL_S)
+        return asked[-1]
+
+    def behave(self, **behaviour: Any) -> None:
+        self._call("behaviour", "POST", behaviour)
+
+    def _call(self, what: str, method: str, body: Mapping[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(  # noqa: S310  our own, on loopback
+            f"{self.url}/_control/{what}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  the same
+            return json.load(answer)
+
+
+def _is_turn(request: Mapping[str, Any], prompt: str) -> bool:
+    return request["kind"] == "turn" and request["text_sha256"] == digest(prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    id: str
+    key: str
+    client: Client
+    provider_keys: Mapping[Provider, str]
+
+    def run(self, provider: str, prompt: str, **options: Any) -> dict[str, Any]:
+        """A run to its end; ``options`` as in the API, and ``headers``."""
+        headers = options.pop("headers", {})
+        body = {"provider": provider, "prompt": prompt, **options}
+        return self.client.call("POST", "/v1/runs", json=body, headers=headers)
+
+    def shell(self, provider: str, command: str, **options: Any) -> str:
+        """What the model was told that the command printed (its first 200 characters)."""
+        run = self.run(provider, f"[[tool:shell {command}]]", **options)
+        assert run["state"] == "succeeded", run
+        return tool_result(run["text"])
+
+    def container(self) -> str:
+        """The engine's name of the user's container."""
+        incarnation = self.client.container()["incarnation"]
+        names = docker("ps", "-a", "--format", "{{.Names}}").split()
+        return next(name for name in names if name.endswith(incarnation))
+
+    def python(self, code: str, *, stdin: Any = None) -> Any:
+        """Run Python inside the container, beside the agents; JSON in and out."""
+        # The code, not data, goes into the arguments: what is searched for must not be in there.
+        given = json.dumps(stdin)
+        return json.loads(
+            docker("exec", "-i", self.container(), "python3", "-c", code, stdin=given)
+        )
+
+
+def tool_result(text: str) -> str:
+    found = re.search(r' tool_result=(".*")', text, re.DOTALL)
+    assert found is not None, text
+    result: str = json.loads(found[1])
+    return result
+
+
+@dataclass
+class Service:
+    """Start it with ``running_service``."""
+
+    settings: Settings
+    environment: Mapping[str, str]
+    address: str  # where sandboxes reach the gateway
+    model_port: int
+    _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _clients: list[Client] = field(default_factory=list)
+    _made: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.settings.host}:{self.settings.port}"
+
+    @property
+    def model(self) -> Model:
+        return Model(f"http://127.0.0.1:{self.model_port}")
+
+    @property
+    def admin_key(self) -> str:
+        return self.settings.admin_key_file.read_text().strip()
+
+    def client(self, key: str, *, user_id: str | None = None) -> Client:
+        client = Client(self.url, key, user_id=user_id)
+        self._clients.append(client)
+        return client
+
+    @property
+    def admin(self) -> Client:
+        return self.client(self.admin_key)
+
+    def make_user(self, *, credentials: bool = True) -> User:
+        """With a key for each provider that nobody else has, unless ``credentials`` is false."""
+        self._made += 1
+        name = f"user{self._made}"
+        made = self.admin.call("POST", "/v1/admin/users", json={"name": name})
+        unique = hashlib.sha256(made["id"].encode()).hexdigest()
+        keys = {p: _KEYS[p].format(name, unique) for p in PROVIDERS} if credentials else {}
+        user = User(made["id"], made["key"], self.client(made["key"]), keys)
+        for provider, key in keys.items():
+            user.client.put_api_key(provider, key)
+        return user
+
+    def start(self, *names: Literal["model", "gateway", "api"]) -> None:
+        for name in names:
+            log = self.settings.logs_dir / f"{name}.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                self._running[name] = subprocess.Popen(
+                    self._argv(name),
+                    env=dict(self.environment),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                )
+        self._wait_until_ready()
+
+    def kill(self, name: Literal["model", "gateway", "api"]) -> None:
+        """SIGKILL: it gets no chance to tidy up."""
+        process = self._running.pop(name)
+        process.kill()
+        process.wait(timeout=10)
+
+    def restart(self, name: Literal["model", "gateway", "api"]) -> None:
+        self.kill(name)
+        self.start(name)
+
+    def stop(self) -> None:
+        for client in self._clients:
+            client.__exit__()
+        for process in self._running.values():
+            process.send_signal(signal.SIGTERM)
+        for name, process in self._running.items():
+            try:
+                process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(timeout=10)
+                raise AssertionError(f"{name} did not end within 15 s of SIGTERM") from None
+
+    def left_behind(self) -> list[str]:
+        """Containers, networks and processes of this service that are still there."""
+        label = f"label={LABEL_INSTANCE}={self.settings.instance}"
+        left = docker("ps", "-a", "--filter", label, "--format", "container {{.Names}}")
+        left += docker("network", "ls", "--filter", label, "--format", "network {{.Name}}")
+        return left.splitlines() + _processes_of(self.settings.data_dir)
+
+    def _argv(self, name: str) -> tuple[str, ...]:
+        python = sys.executable
+        match name:
+            case "model":
+                return (python, "-m", "hutch.offline_model", "--port", str(self.model_port))
+            case "gateway":
+                return (python, "-m", "hutch.gateway", "--host", self.address)
+            case _:
+                return (str(HUTCH), "serve")
+
+    def _wait_until_ready(self) -> None:
+        until = time.monotonic() + READY_S
+        with Client(self.url, "") as client:
+            while True:
+                for name, process in self._running.items():
+                    assert process.poll() is None, f"{name} ended at once:\n{self.log(name)}"
+                try:
+                    if "model" in self._running:
+                        socket.create_connection(("127.0.0.1", self.model_port), timeout=1).close()
+                    if "api" in self._running:
+                        client.call("GET", "/readyz")
+                    return
+                except (ClientError, OSError) as error:
+                    last = error
+                assert time.monotonic() < until, f"not ready: {last}\n{self.log('api')}"
+                time.sleep(_POLL_S)
+
+    def log(self, name: str) -> str:
+        return (self.settings.logs_dir / f"{name}.log").read_text()[-4000:]
+
+
+@contextlib.contextmanager
+def running_service(data_dir: Path, **overrides: str) -> Iterator[Service]:
+    """``overrides`` are settings by their names in the environment, without ``HUTCH_``. After it,
+    nothing is left of it on the machine; that is asserted.
+    """
+    api, gateway, model = _free_ports(3)
+    ours = {
+        "DATA_DIR": str(data_dir),
+        "PORT": str(api),
+        "GATEWAY_PORT": str(gateway),
+        **{f"{p.upper()}_BASE_URL": f"http://127.0.0.1:{model}" for p in PROVIDERS},
+        **overrides,
+    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HUTCH_")}
+    environment = {**kept, **{f"HUTCH_{name}": value for name, value in ours.items()}}
+    settings = Settings(**{name.lower(): value for name, value in ours.items()})  # type: ignore[arg-type]  # strings, as from the environment
+    service = Service(settings, environment, asyncio.run(_prepare(settings)), model)
+    try:
+        service.start("model", "gateway", "api")
+        yield service
+    finally:
+        try:
+            service.stop()
+        finally:
+            asyncio.run(_clean_up(settings))
+        assert service.left_behind() == []
+
+
+async def _prepare(settings: Settings) -> str:
+    backend = open_backend(settings)
+    try:
+        return await backend.prepare()
+    finally:
+        await backend.close()
+
+
+async def _clean_up(settings: Settings) -> None:
+    backend = open_backend(settings)
+    try:
+        await backend.cleanup()
+    finally:
+        await backend.close()
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [sock.getsockname()[1] for sock in free]
+
+
+def _processes_of(data_dir: Path) -> list[str]:
+    """Those that were started with this data directory, whoever their parent is by now."""
+    wanted = f"HUTCH_DATA_DIR={data_dir}".encode()
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+            if wanted in environ.read_bytes().split(b"\0"):
+                found.append(f"process {environ.parent.name}")
+    return found
