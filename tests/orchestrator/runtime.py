@@ -121,7 +121,7 @@ class ScriptedRuntime:
         return web.json_response({"status": "ready", "runtime": "0.1.0", "cli": versions})
 
     async def _prompt(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
+        body = json.loads(await request.read())
         run = self.runs.get(body["run_id"])
         if run is None:
             run = ScriptedRun(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -72,7 +73,9 @@ class RuntimeClient:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Start the run, or attach to it if it has started; yields each event's JSON."""
         body = {"run_id": run_id, "prompt": prompt, "model": model, "session": session}
-        async with self._stream(sandbox, "POST", f"/{provider}", json=body) as events:
+        # As a file: aiohttp writes a large one piece by piece, and warns of large bytes.
+        data = io.BytesIO(json.dumps(body).encode())
+        async with self._stream(sandbox, "POST", f"/{provider}", data=data) as events:
             yield events
 
     @asynccontextmanager

@@ -1,0 +1,114 @@
+"""What a sandbox may say. Its agent may have taken it over, so anything can come."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hutch.runs.inbound import parse_event
+from hutch_runtime.protocol import EVENT_MAX_BYTES, EVENT_TYPES, Event, ProtocolError
+
+RUN = "run_x"
+GOOD: dict[str, dict[str, Any]] = {
+    "run.started": {
+        "provider": "claude",
+        "session": "s",
+        "model": None,
+        "cli_version": "1",
+        "agent": "warm",
+    },
+    "text.delta": {"text": "a"},
+    "text": {"text": "a"},
+    "reasoning.delta": {"text": "a"},
+    "tool.started": {"tool_id": "t", "kind": "shell", "name": "Bash", "input": {"a": [1]}},
+    "tool.output": {"tool_id": "t", "text": "x"},
+    "tool.finished": {"tool_id": "t", "ok": True, "output": ""},
+    "plan": {"items": [{"text": "a", "status": "pending"}]},
+    "usage": {"input_tokens": 1, "output_tokens": 2, "cached_tokens": 0, "cost_usd": 0.5},
+    "retrying": {"attempt": 1, "delay_ms": None, "status": 529, "code": "provider_overloaded"},
+    "agent.restarted": {"reason": "it died", "how": "resumed"},
+    "truncated": {"scope": "run", "limit_bytes": 1, "dropped_bytes": 2},
+    "unparsed": {"line": "?"},
+    "run.finished": {"stop_reason": "end_turn", "error": None, "text": "", "timings": {}},
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+def raw(kind: str, data: dict[str, Any], **envelope: Any) -> bytes:
+    return json.dumps(
+        {"run_id": RUN, "seq": 1, "time": 1.0, "type": kind, **data, **envelope}
+    ).encode()
+
+
+def test_every_type_has_an_example() -> None:
+    assert set(GOOD) == EVENT_TYPES
+
+
+@pytest.mark.parametrize("kind", sorted(GOOD))
+def test_what_the_runtime_writes_is_read(kind: str) -> None:
+    event = Event(RUN, 7, 12.5, kind, GOOD[kind])
+    inbound = parse_event(event.to_json().encode(), run_id=RUN)
+    assert (inbound.seq, inbound.time, inbound.type, inbound.data) == (7, 12.5, kind, GOOD[kind])
+
+
+@given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
+def test_anything_is_an_event_or_a_protocol_error(line: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        parse_event(line, run_id=RUN)
+
+
+@given(st.sampled_from(sorted(GOOD)), st.data())
+def test_a_field_of_another_kind_is_refused_or_harmless(kind: str, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(GOOD[kind])))
+    value = data.draw(JSON)
+    try:
+        inbound = parse_event(raw(kind, {**GOOD[kind], name: value}), run_id=RUN)
+    except ProtocolError:
+        return
+    json.dumps(inbound.data, ensure_ascii=False, allow_nan=False).encode()  # may be sent on
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        raw("text", {"text": "a"}, run_id="run_of_somebody_else"),
+        raw("text", {"text": "a"}, seq=0),
+        raw("text", {"text": "a"}, seq=True),
+        raw("text", {"text": "a"}, seq=1.5),
+        raw("text", {"text": "a"}, time="now"),
+        raw("text", {"text": "a"}, time=float("nan")),
+        raw("text", {"text": "a"}, type="root.shell"),
+        raw("text", {"text": ["a"]}),
+        raw("text", {}),
+        raw("tool.started", {**GOOD["tool.started"], "input": "rm"}),
+        raw("tool.started", {**GOOD["tool.started"], "kind": "sudo"}),
+        raw("tool.started", {**GOOD["tool.started"], "name": "x" * 1000}),
+        raw("usage", {**GOOD["usage"], "input_tokens": -1}),
+        raw("usage", {**GOOD["usage"], "cost_usd": float("inf")}),
+        raw("run.finished", {**GOOD["run.finished"], "error": {"code": "new", "message": ""}}),
+        raw("run.finished", {**GOOD["run.finished"], "stop_reason": "bored"}),
+        raw("text", {"text": "x" * EVENT_MAX_BYTES}),
+        b"[" * 100_000,
+    ],
+)
+def test_bad_events_are_refused(line: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        parse_event(line, run_id=RUN)
+
+
+def test_unknown_fields_do_not_pass() -> None:
+    inbound = parse_event(raw("text", {"text": "a", "user_id": "user_1"}), run_id=RUN)
+    assert inbound.data == {"text": "a"}
+
+
+def test_half_a_surrogate_pair_becomes_a_question_mark() -> None:
+    line = b'{"run_id":"run_x","seq":1,"time":1,"type":"text","text":"a\\ud800b"}'
+    assert parse_event(line, run_id=RUN).data == {"text": "a?b"}

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.exceptions import InvalidTag
+from sqlalchemy import select, update
+
+from hutch.app import Hutch
+from hutch.errors import CredentialMalformed, NotFound
+from hutch.store.tables import credentials
+from hutch.vault.shapes import check_api_key
+from hutch_runtime.protocol import Provider
+from tests.orchestrator.conftest import KEY, World, new_user
+
+
+async def test_what_is_stored_comes_out_for_the_gateway_alone(hutch: Hutch, user_id: str) -> None:
+    revealed = await hutch.vault.reveal(user_id)
+    assert {c.provider: c.secret.reveal() for c in revealed} == dict.fromkeys(
+        ("claude", "codex", "gemini"), KEY
+    )
+    info = await hutch.vault.info(user_id, "claude")
+    assert info.last_four == KEY[-4:]
+    assert KEY not in repr((info, revealed))
+
+
+async def test_no_file_holds_a_key(world: World, hutch: Hutch, user_id: str) -> None:
+    del hutch, user_id
+    files = [path for path in world.settings.data_dir.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in files)
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+async def test_a_row_copied_to_another_user_does_not_open(hutch: Hutch, user_id: str) -> None:
+    other = await new_user(hutch, "somebody else")
+    async with hutch.database.write() as tx:
+        mine = (
+            await tx.execute(select(credentials.c.sealed).where(credentials.c.user_id == user_id))
+        ).first()
+        assert mine is not None
+        await tx.execute(
+            update(credentials).where(credentials.c.user_id == other).values(sealed=mine.sealed)
+        )
+    with pytest.raises(InvalidTag):
+        await hutch.vault.reveal(other)
+
+
+async def test_a_changed_credential_reaches_the_gateway(
+    world: World, hutch: Hutch, user_id: str
+) -> None:
+    sandbox = await hutch.sandboxes.ensure(user_id)
+    await hutch.vault.put_api_key(user_id, "claude", "another-key-entirely")
+    await hutch.gateway_sync.credentials_changed(user_id)
+    [placeholder] = [s.env["HUTCH_PLACEHOLDER_KEY"] for s in world.backend.specs]
+    entry = world.gateway.table.find("127.0.0.1", [placeholder])
+    assert entry is not None
+    assert (entry.sandbox_id, entry.user_id) == (sandbox.id, user_id)
+    assert entry.routes["claude"].value.reveal() == "another-key-entirely"
+    await hutch.vault.delete(user_id, "claude")
+    await hutch.gateway_sync.credentials_changed(user_id)
+    entry = world.gateway.table.find("127.0.0.1", [placeholder])
+    assert entry is not None
+    assert set(entry.routes) == {"codex", "gemini"}
+    with pytest.raises(NotFound):
+        await hutch.vault.delete(user_id, "claude")
+
+
+@pytest.mark.parametrize(
+    ("provider", "key", "says"),
+    [
+        ("codex", "sk-ant-api03-abcdefgh", "PUT /v1/credentials/claude"),
+        ("claude", "sk-proj-abcdefgh", "PUT /v1/credentials/codex"),
+        ("claude", "AIzaSyAbcdefgh", "PUT /v1/credentials/gemini"),
+        ("claude", "  ", "whole"),
+        ("claude", "two words", "alone"),
+        ("claude", "line\nbreak", "alone"),
+        ("claude", "x" * 5000, "alone"),
+    ],
+)
+def test_a_key_in_the_wrong_slot_is_explained(provider: Provider, key: str, says: str) -> None:
+    with pytest.raises(CredentialMalformed) as raised:
+        check_api_key(provider, key)
+    assert says in raised.value.hint
+    assert key.strip()[:8] not in raised.value.message or len(key.strip()) < 8
+
+
+@pytest.mark.parametrize(
+    ("provider", "key"),
+    [
+        ("claude", "sk-ant-api03-abc"),
+        ("codex", "sk-abc"),
+        ("gemini", "AIzaabc"),
+        ("codex", "own-endpoint-key"),
+    ],
+)
+def test_good_and_unknown_shapes_pass(provider: Provider, key: str) -> None:
+    assert check_api_key(provider, f" {key}\n") == key
+
+
+def test_the_key_files_are_private(world: World) -> None:
+    assert world.settings.secret
+    for name in ("secret", "instance"):
+        path: Path = world.settings.data_dir / name
+        assert path.stat().st_mode & 0o777 == 0o600
