@@ -102,6 +102,43 @@ async def test_a_shell_command(driver: Either) -> None:
     assert "echo from the shell" in started["input"]["command"]
 
 
+async def test_codex_trusts_one_root_and_its_commands_all(tmp_path: Path, model: Model) -> None:
+    bundle = Path("/etc/ssl/certs/ca-certificates.crt")
+    if not bundle.is_file():
+        pytest.skip("this machine keeps its trusted roots elsewhere")
+    driver = CodexDriver(make_setup("codex", tmp_path, model.url))
+    try:
+        agent = await driver.spare()
+        own = Path(f"/proc/{agent.pid}/environ").read_bytes().split(b"\0")
+        await say(agent, '[[tool:shell printf %s "$SSL_CERT_FILE" > seen]]')
+    finally:
+        await driver.close()
+    [root] = [value for value in own if value.startswith(b"SSL_CERT_FILE=")]
+    assert Path(root.decode().partition("=")[2]).read_bytes().count(b"BEGIN CERTIFICATE") == 1
+    assert (tmp_path / "workspace" / "seen").read_text() == str(bundle)
+
+
+@pytest.mark.parametrize("way", ["proxy", "remote MCP server"])
+async def test_codex_trusts_all_roots_where_it_may_need_them(
+    tmp_path: Path, model: Model, way: str
+) -> None:
+    setup = make_setup("codex", tmp_path, model.url)
+    if way == "proxy":
+        proxy = {"https_proxy": model.url, "no_proxy": "127.0.0.1"}
+        setup = dataclasses.replace(setup, environment={**setup.environment, **proxy})
+    else:
+        config = setup.home / ".codex" / "config.toml"
+        config.parent.mkdir(parents=True)
+        config.write_text('[mcp_servers.far]\nurl = "https://127.0.0.1:1/mcp"\n')
+    driver = CodexDriver(setup)
+    try:
+        agent = await driver.spare()
+        own = Path(f"/proc/{agent.pid}/environ").read_bytes().split(b"\0")
+    finally:
+        await driver.close()
+    assert not [value for value in own if value.startswith(b"SSL_CERT_FILE=")]
+
+
 async def test_cancel_ends_the_turn_and_not_the_session(driver: Either) -> None:
     agent = await driver.spare()
     await say(agent, "the word is heron")
