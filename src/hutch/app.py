@@ -67,7 +67,8 @@ async def running(
 
     Tests pass a backend or a gateway of their own. Raises ``HutchError`` if it cannot start.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.chmod(0o700)  # prompts and answers are in there
     await asyncio.to_thread(upgrade, settings.database_url)
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:

@@ -1,7 +1,6 @@
 """Settings: environment variables ``HUTCH_*``, each with a default that works on one machine.
 
-A list of all of them, with meanings, is printed by ``hutch serve --help`` and kept in
-``docs/operating.md``.
+``docs/operating.md`` lists all of them, with meanings.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ async def create_service_key(hutch: HutchDep) -> KeyAnswer:
 async def delete_user(user_id: str, hutch: HutchDep) -> None:
     """The user, their container, credentials, keys, sessions and runs."""
     user = await hutch.accounts.user(user_id)
+    await hutch.runs.end_all(user.id)
     with contextlib.suppress(NotFound):
         await hutch.sandboxes.destroy(user.id)
     await hutch.accounts.delete_user(user.id)

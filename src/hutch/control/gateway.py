@@ -7,10 +7,12 @@ since was pushed. Does not decide who has a sandbox, and keeps no credential of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 from hutch.control.driver import TaskReport
+from hutch.errors import Unavailable
 from hutch.gateway.base import GatewayControl
 from hutch.gateway.table import Entry, Route
 from hutch.sandboxes.models import Sandbox
@@ -51,13 +53,13 @@ class GatewaySync:
 
     async def admit(self, sandbox: Sandbox) -> None:
         """Let the sandbox out, with its user's credentials of this moment."""
-        async with self._pushing:
+        async with self._changing():
             entry = await self._entry(sandbox)
             if entry is not None:
                 await self._gateway.put(entry)
 
     async def dismiss(self, sandbox: Sandbox) -> None:
-        async with self._pushing:
+        async with self._changing():
             await self._gateway.remove(sandbox.id, sandbox.incarnation)
 
     async def credentials_changed(self, user_id: str) -> None:
@@ -79,6 +81,16 @@ class GatewaySync:
             self._boot_id = health.boot_id
             health = await self._gateway.health()
         return {"entries": health.entries, "boot_id": health.boot_id}
+
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[None]:
+        """One change at a time; after one that failed, the next look pushes the whole table."""
+        async with self._pushing:
+            try:
+                yield
+            except Unavailable:
+                self._boot_id = ""
+                raise
 
     async def _entry(self, sandbox: Sandbox) -> Entry | None:
         if sandbox.address is None or sandbox.desired == "destroyed":

@@ -55,12 +55,13 @@ _OUT_OF_TIME: Final = ("timeout", "The run took longer than its time limit (time
 
 
 class Dispatch:
-    """One run on its way. ``execute`` is called once per process and never raises."""
+    """One run on its way. ``session`` is None when a run before it may still change the row."""
 
     def __init__(
         self,
         run: Run,
         log: RunLog,
+        session: Session | None,
         *,
         rows: RunRows,
         sandboxes: Sandboxes,
@@ -69,6 +70,7 @@ class Dispatch:
     ) -> None:
         self.run = run
         self.log = log
+        self._session = session
         self._rows = rows
         self._sandboxes = sandboxes
         self._runtime = runtime
@@ -131,7 +133,7 @@ class Dispatch:
             places.release()
 
     async def _carry_through(self) -> None:
-        session = await self._rows.session(self.run.user_id, self.run.session_id)
+        session = self._session or await self._rows.session(self.run.user_id, self.run.session_id)
         if session is None:
             raise _Ended("not_found", "The session was deleted.")
         sandbox = await self._find_sandbox(session)

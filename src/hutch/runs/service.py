@@ -79,7 +79,6 @@ class Runs:
         self._timeout_s = timeout_s
         self._timeout_max_s = timeout_max_s
         self._live: dict[str, Dispatch] = {}
-        self._logs: dict[str, RunLog] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         # The tail of each session's queue, and each user's places in their sandbox.
         self._turns: dict[str, asyncio.Task[None]] = {}
@@ -89,7 +88,7 @@ class Runs:
         """Take up what an earlier process left unfinished; returns how many runs."""
         unfinished = await self._rows.unfinished()
         for run in unfinished:
-            self._start(run, await self._rows.events(run.id))
+            self._start(run, None, await self._rows.events(run.id))
         return len(unfinished)
 
     async def close(self) -> None:
@@ -140,7 +139,10 @@ class Runs:
             if known is not None:
                 return known
             raise _no_session() from None
-        self._start(run, [])
+        # Where a session lives never changes once it is known; until then the row has to be read
+        # again when the run's turn comes.
+        known_place = fresh or session.provider_session is not None
+        self._start(run, session if known_place else None, [])
         return run
 
     async def get(self, user_id: str, run_id: str) -> Run:
@@ -152,10 +154,12 @@ class Runs:
 
     async def finished(self, user_id: str, run_id: str) -> Run:
         """The run once it has ended. Raises ``Unavailable`` if the service goes down before."""
-        log = self._logs.get(run_id)
-        if log is not None:
-            await log.wait_closed()
-        run = await self.get(user_id, run_id)
+        live = self._live.get(run_id)
+        if live is not None and live.run.user_id == user_id:
+            await live.log.wait_closed()
+            run = live.run
+        else:
+            run = await self.get(user_id, run_id)
         if not run.finished:
             raise Unavailable(
                 "The service is going down; the run goes on without it.",
@@ -206,10 +210,16 @@ class Runs:
             )
         await self._rows.delete_session(session.id)
 
+    async def end_all(self, user_id: str) -> None:
+        """Cancel whatever the user has under way, and wait until it has ended."""
+        for live in [live for live in self._live.values() if live.run.user_id == user_id]:
+            live.cancel()
+            await live.log.wait_closed()
+
     async def _follow(self, run_id: str, after: int) -> AsyncIterator[LogEntry]:
-        log = self._logs.get(run_id)
-        if log is not None:
-            async for entry in log.follow(after):
+        live = self._live.get(run_id)
+        if live is not None:
+            async for entry in live.log.follow(after):
                 yield entry
             return
         for entry in await self._rows.events(run_id, after=after):
@@ -236,28 +246,25 @@ class Runs:
             )
         return session, False
 
-    def _start(self, run: Run, stored: list[LogEntry]) -> None:
-        log = RunLog(run.id, stored)
-        self._logs[run.id] = log
-        task = asyncio.create_task(
-            self._carry_through(run, log, self._turns.get(run.session_id)), name=run.id
-        )
-        self._turns[run.session_id] = task
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _carry_through(
-        self, run: Run, log: RunLog, before: asyncio.Task[None] | None
-    ) -> None:
+    def _start(self, run: Run, session: Session | None, stored: list[LogEntry]) -> None:
+        before = self._turns.get(run.session_id)
         dispatch = Dispatch(
             run,
-            log,
+            RunLog(run.id, stored),
+            session if before is None else None,
             rows=self._rows,
             sandboxes=self._sandboxes,
             runtime=self._runtime,
             clock=self._clock,
         )
         self._live[run.id] = dispatch
+        task = asyncio.create_task(self._carry_through(dispatch, before), name=run.id)
+        self._turns[run.session_id] = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry_through(self, dispatch: Dispatch, before: asyncio.Task[None] | None) -> None:
+        run = dispatch.run
         try:
             places = self._places.setdefault(run.user_id, asyncio.Semaphore(RUNS_AT_ONCE))
             await dispatch.execute(after=before, places=places)
@@ -265,8 +272,8 @@ class Runs:
             # The run stays unfinished in the database, and the next start takes it up.
             _log.exception("run.abandoned", run=run.id)
         finally:
-            log.close()
-            del self._live[run.id], self._logs[run.id]
+            dispatch.log.close()
+            del self._live[run.id]
             if self._turns.get(run.session_id) is asyncio.current_task():
                 del self._turns[run.session_id]
 

@@ -19,7 +19,9 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = create_async_engine(url)
+        self._engine = create_async_engine(
+            url, hide_parameters=True
+        )  # an error is logged; a prompt is not
         self._writing = asyncio.Lock()
         event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
 
