@@ -1,13 +1,19 @@
 # `make up` brings up the whole service on this machine; `make test` runs every test.
-# Nothing has to be installed first, as root; otherwise the commands to type are printed.
+# As root nothing has to be installed first; otherwise the commands to type are printed.
 
-# uv, wherever it is: on PATH, or put into .uv/ by this file.
-export PATH := $(CURDIR)/.uv/bin:$(PATH)
-unexport VIRTUAL_ENV
+# What other projects leave in the environment must not lead uv or Python astray.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+export UV_PROJECT_ENVIRONMENT := .venv
+ifeq ($(strip $(HOME)),)  # as in bare containers; npm and uv keep their caches there
+export HOME := $(or $(shell getent passwd "$$(id -u)" | cut -d: -f6),$(CURDIR)/.uv/home)
+endif
+
 RUN := .venv/bin
+# A working uv of the machine's own, else ours; a version manager's shim may be there and fail.
+WORKING_UV = $$(uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down setup test check bench
+.PHONY: help up down setup test check bench python3-venv
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -21,7 +27,7 @@ down: .venv/done  ## end every program, container and network that `make up` mad
 setup: .venv/done  ## install what is missing and build the image, start nothing
 	@$(RUN)/hutch setup
 
-test: setup  ## every test, on the real engine and the real CLIs
+test: setup  ## every test, on the real engine and the real CLIs (TESTS=tests/host: only those)
 	@$(RUN)/pytest $(TESTS)
 
 check: .venv/done  ## formatting, lint, types, import directions
@@ -34,8 +40,8 @@ bench: setup  ## compare with the bare CLIs; writes bench/results/latest.json
 	@$(RUN)/python -m bench
 
 .venv/done: pyproject.toml uv.lock
-	@command -v uv >/dev/null || $(MAKE) --no-print-directory .uv/bin/uv
-	@uv sync --locked --quiet
+	@uv --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .uv/bin/uv
+	@$(WORKING_UV) sync --locked --quiet
 	@touch $@
 
 .uv/bin/uv:
@@ -43,10 +49,10 @@ bench: setup  ## compare with the bare CLIs; writes bench/results/latest.json
 	@python3 -m venv .uv
 	@.uv/bin/pip install --quiet --disable-pip-version-check uv
 
-.PHONY: python3-venv
 python3-venv:
-	@if [ "$$(id -u)" = 0 ]; then \
-	  apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q python3-venv >/dev/null; \
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q >/dev/null; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q python3-venv >/dev/null; \
 	else \
 	  echo 'Python cannot make virtual environments here. Type this, then try again:'; \
 	  echo '  sudo apt-get update && sudo apt-get install --yes python3-venv'; exit 1; \

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from hutch.cli.tables import table
+from hutch.cli.tables import console
 from hutch.config import Settings
 from hutch.host.checks import check
+from hutch.host.findings import Finding
 
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -21,13 +22,19 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     if json:
         typer.echo(json_module.dumps([asdict(finding) for finding in findings]))
     else:
-        rows: list[tuple[str | Text, ...]] = []
+        width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            word, style = ("ok", "green") if finding.ok else ("WARNING", "bold yellow")
-            if not finding.ok and finding.needed:
-                word, style = "MISSING", "bold red"
-            rows.append((finding.name, Text(word, style=style), finding.detail))
-            rows += [("", "", Text(f"→ {line}", style="cyan")) for line in finding.remedy]
-        table(("check", "", "detail"), rows)
+            _show(finding, width)
     if any(finding.needed and not finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+def _show(finding: Finding, width: int) -> None:
+    word, style = ("ok", "green") if finding.ok else ("WARNING", "bold yellow")
+    if not finding.ok and finding.needed:
+        word, style = "MISSING", "bold red"
+    line = Text.assemble(f"{finding.name:{width}}  ", (f"{word:7}", style), f"  {finding.detail}")
+    out = console()
+    out.print(line, soft_wrap=True)  # whole, to be copied, however narrow the terminal
+    for remedy in finding.remedy:
+        out.print(Text(f"{'':{width}}  → {remedy}", style="cyan"), soft_wrap=True)

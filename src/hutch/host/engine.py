@@ -1,14 +1,16 @@
-"""The container engine: is it there, start it, tell it of another runtime."""
+"""The container engine: does it answer, start it, tell it of another runtime."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import getpass
 import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,74 +19,130 @@ import aiohttp
 
 from hutch.config import Settings
 from hutch.errors import HostNotReady
+from hutch.host import packages
+from hutch.host.findings import Finding
 from hutch.programs import run
 
 DAEMON_JSON: Final = Path("/etc/docker/daemon.json")
-_PID_FILES: Final = (Path("/var/run/docker.pid"), Path("/run/docker.pid"))
-_START_S: Final = 40.0
-_RELOAD_S: Final = 10.0
+INSTALL_DOCS: Final = "https://docs.docker.com/engine/install/"
+_SOCKETS: Final = ("unix:///var/run/docker.sock", "unix:///run/docker.sock")
+_PID_FILE: Final = Path("/var/run/docker.pid")
+_DENIED: Final = "this user may not use it"
+_ANSWER_S: Final = 10.0
+_START_S: Final = 60.0
+_RELOAD_S: Final = 15.0
 _POLL_S: Final = 0.2
+
+
+@contextlib.asynccontextmanager
+async def connect(settings: Settings) -> AsyncIterator[aiodocker.Docker]:
+    docker = aiodocker.Docker(url=settings.docker_host)
+    try:
+        yield docker
+    finally:
+        await docker.close()
 
 
 async def answers(settings: Settings) -> str:
     """Empty if it does, else what is wrong."""
-    docker = aiodocker.Docker(url=settings.docker_host)
     try:
-        async with asyncio.timeout(5):
+        async with connect(settings) as docker, asyncio.timeout(_ANSWER_S):
             await docker.version()
-    except PermissionError:
-        return "you may not use it"
-    except (aiodocker.exceptions.DockerError, aiohttp.ClientError, OSError, TimeoutError) as error:
-        cause = error.__cause__ or error.__context__
-        denied = isinstance(cause, PermissionError) or "Permission denied" in str(error)
-        return "you may not use it" if denied else "it does not answer"
-    finally:
-        await docker.close()
+    except (aiodocker.exceptions.DockerError, aiohttp.ClientError, OSError, TimeoutError):
+        socket = Path(settings.docker_host.removeprefix("unix://"))
+        denied = socket.is_socket() and not os.access(socket, os.R_OK | os.W_OK)
+        return _DENIED if denied else "it does not answer"
     return ""
+
+
+async def check(settings: Settings) -> Finding:
+    wrong = await answers(settings)
+    if not wrong:
+        return Finding("docker", ok=True, detail=f"answers at {settings.docker_host}")
+    if settings.docker_host not in _SOCKETS:
+        detail = f"{wrong} at {settings.docker_host}"
+        return Finding("docker", False, detail, remedy=("unset HUTCH_DOCKER_HOST",))
+    if wrong == _DENIED:
+        remedy = f"sudo usermod -aG docker {getpass.getuser()}  # then log in again"
+        return Finding("docker", False, wrong, remedy=(remedy,))
+    if packages.which("dockerd") is None:
+        install = packages.install_command(packages.ENGINE)
+        remedies = (*install, _start_command()) if install else (f"see {INSTALL_DOCS}",)
+        return Finding("docker", False, "not installed", remedy=remedies, packages=packages.ENGINE)
+    return Finding("docker", False, wrong, remedy=(_start_command(),))
 
 
 def has_systemd() -> bool:
     return Path("/run/systemd/system").is_dir()
 
 
-def start_command() -> str:
-    return "sudo systemctl enable --now docker" if has_systemd() else "sudo dockerd &"
+def _start_command() -> str:
+    return packages.as_root("systemctl enable --now docker" if has_systemd() else "dockerd &")
 
 
 async def start(settings: Settings, say: Callable[[str], None]) -> None:
     """As root. It belongs to the machine from then on: `hutch down` leaves it running."""
+    if settings.docker_host not in _SOCKETS:
+        raise HostNotReady(
+            f"The container engine at {settings.docker_host} does not answer.",
+            hint="Start it, or unset HUTCH_DOCKER_HOST to use this machine's own.",
+        )
     say("starting the container engine …")
-    log = settings.logs_dir / "dockerd.log"
+    process = None
+    where = "`journalctl -u docker` says why."
     if has_systemd():
-        argv = ("systemctl", "enable", "--now", "docker")
-        await run(argv, cwd=Path("/"), hint="`journalctl -u docker` says why.")
-        log = Path("the output of `journalctl -u docker`")
+        await run(("systemctl", "enable", "--now", "docker"), cwd=Path("/"), hint=where)
     else:
-        _start_detached(log)
+        log = settings.logs_dir / "dockerd.log"
+        where = f"Its log says why: {log}"
+        await _mount_cgroups()
+        process = _start_detached(log)
     try:
         async with asyncio.timeout(_START_S):
             while await answers(settings):
+                if process is not None and process.poll() is not None:
+                    raise HostNotReady("The container engine ended at its start.", hint=where)
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
         raise HostNotReady(
-            f"The container engine did not start within {_START_S:.0f} seconds.",
-            hint=f"Its log says why: {log}",
+            f"The container engine did not start within {_START_S:.0f} seconds.", hint=where
         ) from None
 
 
-def _start_detached(log: Path) -> None:
-    dockerd = shutil.which("dockerd")
+async def _mount_cgroups() -> None:
+    """Systemd's work, where there is none: without cgroups the engine does not start."""
+    types = {line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()}
+    program = packages.which("cgroupfs-mount")
+    if program and types.isdisjoint({"cgroup", "cgroup2"}):
+        await run((program,), cwd=Path("/"), hint="The engine needs the kernel's cgroups.")
+
+
+def _start_detached(log: Path) -> subprocess.Popen[bytes]:
+    dockerd = packages.which("dockerd")
     if dockerd is None:
-        raise HostNotReady("There is no `dockerd`.", hint="Install the package docker.io.")
+        raise HostNotReady("There is no `dockerd`.", hint=f"Install Docker: {INSTALL_DOCS}")
+    if _PID_FILE.exists() and _pid() is None:
+        _PID_FILE.unlink()  # of a boot before: dockerd takes any program of that number for itself
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        subprocess.Popen(
+        return subprocess.Popen(
             [dockerd],
+            env={**os.environ, "PATH": packages.search_path()},
+            cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
+
+
+def _pid() -> int | None:
+    try:
+        pid = int(_PID_FILE.read_text())
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return pid if name == "dockerd" else None
 
 
 def with_runtime(text: str, name: str, runtime: dict[str, Any] | None) -> str:
@@ -107,36 +165,58 @@ def with_runtime(text: str, name: str, runtime: dict[str, Any] | None) -> str:
     return json.dumps({**rest, "runtimes": runtimes} if runtimes else rest, indent=2) + "\n"
 
 
-async def register(
-    settings: Settings, name: str, runtime: dict[str, Any] | None, path: Path = DAEMON_JSON
-) -> None:
-    """Write it down and have the engine read it again, which disturbs no container."""
-    before = path.read_text() if path.exists() else ""
-    after = with_runtime(before, name, runtime)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if before and not (backup := path.with_suffix(".json.before-hutch")).exists():
-        backup.write_text(before)
-    draft = path.with_suffix(".json.draft")
-    draft.write_text(after)
-    draft.replace(path)
-    for pid_file in _PID_FILES:
-        if pid_file.is_file():
-            os.kill(int(pid_file.read_text()), signal.SIGHUP)
-            break
+async def register(settings: Settings, name: str, runtime: dict[str, Any] | None) -> None:
+    """Write a runtime down, or strike it out, and have the engine read that: no container notices.
+
+    Raises ``HostNotReady``, with the file as it was before, when the engine does not take it.
+    """
+    before = DAEMON_JSON.read_text() if DAEMON_JSON.exists() else None
+    _write(with_runtime(before or "", name, runtime))
     try:
+        await _reload()
         async with asyncio.timeout(_RELOAD_S):
-            while (name in await runtimes(settings)) != (runtime is not None):
+            while not _is(runtime, (await runtimes(settings)).get(name)):
                 await asyncio.sleep(_POLL_S)
-    except TimeoutError:
+    except (HostNotReady, TimeoutError):
+        if before is None:
+            DAEMON_JSON.unlink()
+        else:
+            _write(before)
         raise HostNotReady(
-            "The container engine has not read its settings again.",
-            hint="Restart it: `sudo systemctl restart docker`.",
+            f"The container engine did not read {DAEMON_JSON} again.",
+            hint="Is it configured elsewhere, or on another machine? Register `runsc` there.",
         ) from None
 
 
+def _write(text: str) -> None:
+    """In one step, with a copy of what was there before Hutch first came by."""
+    DAEMON_JSON.parent.mkdir(parents=True, exist_ok=True)
+    draft = DAEMON_JSON.with_suffix(".json.draft")
+    draft.write_text(text)
+    if DAEMON_JSON.exists():
+        shutil.copymode(DAEMON_JSON, draft)
+        backup = DAEMON_JSON.with_suffix(".json.before-hutch")
+        if not backup.exists():
+            shutil.copy2(DAEMON_JSON, backup)
+    draft.replace(DAEMON_JSON)
+
+
+async def _reload() -> None:
+    """Never a restart, which would end every container of the machine."""
+    pid = _pid()
+    if pid is not None:
+        os.kill(pid, signal.SIGHUP)
+    elif has_systemd():
+        await run(("systemctl", "reload", "docker"), cwd=Path("/"), hint="")
+
+
+def _is(wanted: dict[str, Any] | None, registered: dict[str, Any] | None) -> bool:
+    if wanted is None or registered is None:
+        return wanted is registered
+    return all(registered.get(key) == value for key, value in wanted.items())
+
+
 async def runtimes(settings: Settings) -> dict[str, Any]:
-    docker = aiodocker.Docker(url=settings.docker_host)
-    try:
+    """Name → ``{path, runtimeArgs?}``, as the engine has them now."""
+    async with connect(settings) as docker:
         return dict((await docker.system.info()).get("Runtimes") or {})
-    finally:
-        await docker.close()

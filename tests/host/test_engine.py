@@ -1,0 +1,36 @@
+"""What is written into the engine's settings."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hutch.errors import HostNotReady
+from hutch.host.engine import with_runtime
+
+RUNSC = {"path": "/usr/bin/runsc", "runtimeArgs": ["--platform=systrap"]}
+NAMES = st.text(min_size=1).filter(lambda name: name not in {"runtimes", "runsc"})
+
+
+@given(st.dictionaries(NAMES, st.integers() | st.text()), st.dictionaries(NAMES, st.just({})))
+def test_everything_else_stays_as_it_was(
+    other: dict[str, object], runtimes: dict[str, object]
+) -> None:
+    before = {**other, "runtimes": runtimes} if runtimes else other
+    once = with_runtime(json.dumps(before), "runsc", RUNSC)
+    assert json.loads(once) == {**other, "runtimes": {**runtimes, "runsc": RUNSC}}
+    assert with_runtime(once, "runsc", RUNSC) == once
+    assert json.loads(with_runtime(once, "runsc", None)) == before
+
+
+def test_an_empty_file_counts_as_none() -> None:
+    assert json.loads(with_runtime("", "runsc", RUNSC)) == {"runtimes": {"runsc": RUNSC}}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"runtimes": []}', "# a comment"])
+def test_what_we_do_not_understand_is_left_alone(text: str) -> None:
+    with pytest.raises(HostNotReady, match="not what the engine expects"):
+        with_runtime(text, "runsc", RUNSC)
