@@ -13,7 +13,7 @@ from hutch.cli.profile import admin_client, save_user_key, saved_user_key, servi
 from hutch.cli.run import printable
 from hutch.cli.tables import table
 from hutch.client import ApiError, Client
-from hutch.config import PROVIDER_BASE_URLS, Settings
+from hutch.config import Settings
 from hutch_runtime.protocol import PROVIDERS, Provider
 
 DEMO_USER: Final = "demo"
@@ -45,8 +45,8 @@ def key_from_environment(provider: Provider) -> str | None:
 
 def uses_offline_model(settings: Settings, provider: Provider) -> bool:
     """No key here, and nobody has said where else to send requests."""
-    untouched = settings.base_url(provider) == PROVIDER_BASE_URLS[provider]
-    return untouched and key_from_environment(provider) is None
+    chosen = f"{provider}_base_url" in settings.model_fields_set  # even if it is the default
+    return not chosen and key_from_environment(provider) is None
 
 
 def demo_client(settings: Settings) -> Client:
