@@ -91,7 +91,7 @@ class Model:
 
 
 def _is_turn(request: Mapping[str, Any], prompt: str) -> bool:
-    return request["kind"] == "turn" and request["text_sha256"] == digest(prompt)
+    return (request["kind"], request["text_sha256"]) == ("turn", digest(prompt))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +194,20 @@ class Service:
                 )
         self._wait_until_ready()
 
-    def kill(self, name: Literal["model", "gateway", "api"]) -> None:
-        """SIGKILL: it gets no chance to tidy up."""
+    @contextlib.contextmanager
+    def without(self, name: Literal["model", "gateway", "api"]) -> Iterator[None]:
+        """Killed, with no chance to tidy up, and started again afterwards."""
         process = self._running.pop(name)
         process.kill()
         process.wait(timeout=10)
+        try:
+            yield
+        finally:
+            self.start(name)
 
     def restart(self, name: Literal["model", "gateway", "api"]) -> None:
-        self.kill(name)
-        self.start(name)
+        with self.without(name):
+            pass
 
     def stop(self) -> None:
         for client in self._clients:

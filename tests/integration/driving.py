@@ -66,6 +66,12 @@ class Following:
         assert self.events[-1]["type"] == "run.finished"
         return self.events[-1]
 
+    def breaks(self, *, within_s: float = 20) -> None:
+        """Wait until the service has let go of the connection."""
+        self._thread.join(within_s)
+        assert self.broken is not None, "the stream did not break"
+
+
 def check_log(events: list[dict[str, Any]]) -> None:
     """A whole log: no gap, one start, one end."""
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
@@ -73,3 +79,8 @@ def check_log(events: list[dict[str, Any]]) -> None:
     assert kinds.count("run.finished") == 1
     assert kinds[-1] == "run.finished"
     assert kinds.count("run.started") <= 1
+
+
+def content(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the time: an event that was not stored when the API died is stamped anew."""
+    return [{key: value for key, value in event.items() if key != "time"} for event in events]

@@ -13,6 +13,7 @@ from tests.service import Service, User
 
 each_provider = pytest.mark.parametrize("provider", PROVIDERS)
 
+
 def opened(user: User, provider: Provider) -> str:
     """A session that has something to remember."""
     first = user.run(provider, "the password is 7421")

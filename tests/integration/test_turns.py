@@ -15,7 +15,7 @@ WRITES: dict[Provider, str] = {"claude": "edit", "codex": "shell", "gemini": "ed
 
 
 @each_provider
-def test_one_turn(service: Service, user: User, provider: Provider) -> None:
+def test_one_turn(user: User, provider: Provider) -> None:
     run = user.run(provider, f"hello {provider}")
 
     assert (run["state"], run["stop_reason"], run["error"]) == ("succeeded", "end_turn", None)
