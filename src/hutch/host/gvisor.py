@@ -156,7 +156,7 @@ async def _install(say: Callable[[str], None]) -> None:
     if codename == "bookworm":
         await _install_from_backports(codename, say)
     else:
-        await packages.update()
+        await packages.update(say)
         await packages.install((RUNTIME,), say)
     if is_too_old(RUNTIME):
         raise HostNotReady(
@@ -179,7 +179,7 @@ async def _install_from_backports(codename: str, say: Callable[[str], None]) -> 
         say(f"adding {suite} to the package sources ({ours}) …")
         ours.write_text(entry)
     try:
-        await packages.update()
+        await packages.update(say)
         await packages.install((f"{RUNTIME}/{suite}",), say)
     except HostNotReady:
         if added:

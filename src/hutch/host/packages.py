@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from hutch.errors import HostNotReady
 from hutch.programs import run
 
 # `apt-get install` without what a package recommends: npm's would be three hundred packages. So
@@ -93,9 +94,12 @@ def install_command(packages: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-async def update() -> None:
-    """As root. Raises ``HostNotReady``."""
-    await _apt("update", timeout_s=_UPDATE_S)
+async def update(say: Callable[[str], None]) -> None:
+    """As root. A dead source need not be one that we want: installing will tell."""
+    try:
+        await _apt("update", timeout_s=_UPDATE_S)
+    except HostNotReady as error:
+        say(f"WARNING: {error.message}")
 
 
 async def install(packages: Sequence[str], say: Callable[[str], None]) -> None:

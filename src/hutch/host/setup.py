@@ -47,10 +47,7 @@ async def _mend(
 ) -> None:
     lacking = [finding for finding in findings if not finding.ok and finding.packages]
     if lacking and packages.has_apt():
-        try:
-            await packages.update()
-        except HostNotReady as error:  # one dead source of many need not be one that we want
-            say(f"WARNING: {error.message}")
+        await packages.update(say)
         for finding in lacking:
             await _install(finding.packages, say, needed=finding.needed)
         if packages.which("dockerd") and not packages.which("docker"):
