@@ -75,7 +75,7 @@ ErrorCode: TypeAlias = Literal[
     "model_not_found",  # 404
     "provider_rate_limited",  # 429
     "provider_overloaded",  # 5xx, 529
-    "provider_unreachable",  # no connection, or it broke
+    "provider_unreachable",  # no connection, or it broke; 502 and 504, which gateways say of that
     "provider_error",  # the CLI reported a failure that fits no other code
     "agent_died",  # the CLI process ended in the middle of the turn
     "agent_start_failed",  # the CLI process could not be started, or did not become ready
@@ -144,6 +144,8 @@ def status_code(http_status: int) -> ErrorCode:
         return "model_not_found"
     if http_status == 429:
         return "provider_rate_limited"
+    if http_status in {502, 504}:
+        return "provider_unreachable"
     if http_status >= 500:
         return "provider_overloaded"
     if http_status >= 400:

@@ -25,6 +25,7 @@ from hutch_runtime.providers.codex_requests import answer_request
 from hutch_runtime.providers.rpc_process import RpcProcess, SharedProcess, new_session
 
 _KEY_VARIABLE: Final = "HUTCH_KEY"
+_WORKERS_VARIABLE: Final = "TOKIO_WORKER_THREADS"
 # Codex's own words for a thread that has no rollout file.
 _NOT_FOUND: Final = ("no rollout found", "thread not found", "invalid session id")
 _THREAD_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -33,6 +34,8 @@ _ROOTS: Final = Path("/etc/ssl/certs")
 _ROOTS_BUNDLE: Final = _ROOTS / "ca-certificates.crt"
 _PROXY_VARIABLES: Final = frozenset({"HTTPS_PROXY", "ALL_PROXY"})
 _QUIET: Final = (
+    # Meant for Codex alone, not for the programs that its agent runs.
+    *("-c", f'shell_environment_policy.exclude=["{_WORKERS_VARIABLE}"]'),
     *("-c", "analytics.enabled=false"),
     *("-c", "check_for_update_on_startup=false"),
     *("--disable", "plugins"),
@@ -101,7 +104,13 @@ class CodexDriver:
         # Codex refuses a CODEX_HOME that is not there.
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         process = RpcProcess("threadId", lambda *request: answer_request(process, *request))
-        environment = {"CODEX_HOME": str(self._home), _KEY_VARIABLE: self._setup.placeholder_key}
+        environment = {
+            "CODEX_HOME": str(self._home),
+            _KEY_VARIABLE: self._setup.placeholder_key,
+            # Under gVisor its threads cost more to wake than they save: a turn of 157 ms becomes
+            # one of 113 (docs/decisions/0009). A turn mostly waits for the model.
+            _WORKERS_VARIABLE: "1",
+        }
         arguments = self._arguments()
         root = None if self._needs_tls() else _one_root()
         if root is not None:
