@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hutch.errors import HostNotReady
+from hutch.host import engine
 from hutch.host.engine import with_runtime
 
 RUNSC = {"path": "/usr/bin/runsc", "runtimeArgs": ["--platform=systrap"]}
@@ -34,3 +36,13 @@ def test_an_empty_file_counts_as_none() -> None:
 def test_what_we_do_not_understand_is_left_alone(text: str) -> None:
     with pytest.raises(HostNotReady, match="not what the engine expects"):
         with_runtime(text, "runsc", RUNSC)
+
+
+def test_the_copy_is_of_the_first_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "DAEMON_JSON", tmp_path / "daemon.json")
+    engine.keep_copy()
+    assert list(tmp_path.iterdir()) == []
+    for text in ("theirs", "ours"):
+        (tmp_path / "daemon.json").write_text(text)
+        engine.keep_copy()
+    assert (tmp_path / "daemon.json.before-hutch").read_text() == "theirs"

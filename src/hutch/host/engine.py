@@ -165,6 +165,13 @@ def with_runtime(text: str, name: str, runtime: dict[str, Any] | None) -> str:
     return json.dumps({**rest, "runtimes": runtimes} if runtimes else rest, indent=2) + "\n"
 
 
+def keep_copy() -> None:
+    """Of the settings as they were before Hutch first changed them."""
+    copy = DAEMON_JSON.with_suffix(".json.before-hutch")
+    if DAEMON_JSON.exists() and not copy.exists():
+        shutil.copy2(DAEMON_JSON, copy)
+
+
 async def register(settings: Settings, name: str, runtime: dict[str, Any] | None) -> None:
     """Write a runtime down, or strike it out, and have the engine read that: no container notices.
 
@@ -189,15 +196,12 @@ async def register(settings: Settings, name: str, runtime: dict[str, Any] | None
 
 
 def _write(text: str) -> None:
-    """In one step, with a copy of what was there before Hutch first came by."""
+    """In one step, so that the engine never reads half a file."""
     DAEMON_JSON.parent.mkdir(parents=True, exist_ok=True)
     draft = DAEMON_JSON.with_suffix(".json.draft")
     draft.write_text(text)
     if DAEMON_JSON.exists():
         shutil.copymode(DAEMON_JSON, draft)
-        backup = DAEMON_JSON.with_suffix(".json.before-hutch")
-        if not backup.exists():
-            shutil.copy2(DAEMON_JSON, backup)
     draft.replace(DAEMON_JSON)
 
 

@@ -121,6 +121,7 @@ async def set_up(settings: Settings, say: Callable[[str], None]) -> None:
     await _install(say)
     before = (await engine.runtimes(settings)).get(RUNTIME)
     say("registering gVisor with the container engine …")
+    engine.keep_copy()
     broken = await register(settings, RUNTIME, packages.which(RUNTIME) or RUNTIME)
     if not broken:
         return
