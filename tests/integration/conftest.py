@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hutch.config import Settings
+from hutch.images.build import build
 from tests.service import Service, User, docker, running_service
 
 # A test may have to wait for the image or for the service; what it waits for by itself has limits
@@ -28,14 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """The sandbox image, built if it is not there."""
+    """The sandbox image of this very source, so that no test runs against an older runtime."""
     docker("version")
-    name = Settings().image
-    if not docker("images", "-q", name).strip():
-        from hutch.images.build import build  # noqa: PLC0415  seldom needed
-
-        asyncio.run(build(Settings(), say=print))
-    return name
+    asyncio.run(build(Settings(), say=print))
+    return Settings().image
 
 
 @pytest.fixture(scope="session")

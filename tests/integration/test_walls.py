@@ -180,6 +180,9 @@ def test_a_sandbox_reaches_nobody(service: Service, user: User, other: User, ima
     assert set(answers.values()) <= ERRORS
 
 
+@pytest.mark.xfail(
+    reason="no packet filter yet: a sandbox reaches what listens on all of the host's addresses"
+)
 def test_a_sandbox_reaches_the_gateway_and_nothing_else_of_the_host(
     service: Service, user: User
 ) -> None:
