@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
-import tarfile
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,32 +16,43 @@ from typing import Final, Literal, TypeAlias
 
 import aiodocker
 
-from hutch.images.engine import build_context, labels_of
+from hutch.errors import BackendError, HostNotReady
+from hutch.images.engine import Context, build_context, labels_of
 from hutch.images.inputs import Inputs
+from hutch.images.recipe import LEFT_OUT, PACKAGES, PUBLIC, SUITE
 from hutch.programs import run
 
 Choice: TypeAlias = Literal["auto", "public", "debian"]
 Kind: TypeAlias = Literal["public", "debian"]
 
-PUBLIC: Final = "node:24-trixie-slim"
-SUITE: Final = "trixie"
-PACKAGES: Final = (
-    *("bash", "ca-certificates", "curl", "git", "nodejs", "procps", "python3", "ripgrep"),
-    "tini",
-)
 _FIRST_PROGRESS_S: Final = 15.0  # an unreachable registry is often silence, not an error
 
 
 async def find_base(
-    docker: aiodocker.Docker, choice: Choice, inputs: Inputs, say: Callable[[str], None]
+    docker: aiodocker.Docker,
+    choice: Choice,
+    inputs: Inputs,
+    *,
+    force: bool,
+    say: Callable[[str], None],
 ) -> tuple[Kind, str]:
-    """The kind of base and its tag, fetched or made if it is not there yet."""
-    if choice != "debian" and (await _pull(docker, say) or choice == "public"):
-        return "public", PUBLIC
-    wanted = hashlib.sha256(" ".join((SUITE, *PACKAGES)).encode()).hexdigest()
+    """The kind of base and its tag, fetched or made if it is not there yet, or by ``force``.
+
+    Raises ``BackendError``, ``HostNotReady``.
+    """
+    if choice != "debian":
+        if await _pull(docker, say):
+            return "public", PUBLIC
+        if choice == "public":
+            raise BackendError(
+                f"{PUBLIC} cannot be pulled to this machine.",
+                hint="`hutch image build --base debian` needs no image registry.",
+            )
+    wanted = hashlib.sha256(" ".join((SUITE, *PACKAGES, *LEFT_OUT)).encode()).hexdigest()
     tag = f"hutch-base:{SUITE}-{wanted[:12]}"
-    if await labels_of(docker, tag) is None:
-        say(f"making a Debian {SUITE} root (no public image can be pulled here) …")
+    if force or await labels_of(docker, tag) is None:
+        why = "" if choice == "debian" else " (no public image can be pulled here)"
+        say(f"making a Debian {SUITE} root{why} …")
         await _make(docker, tag, inputs)
     return "debian", tag
 
@@ -53,9 +63,7 @@ async def _pull(docker: aiodocker.Docker, say: Callable[[str], None]) -> bool:
     try:
         pulling = docker.images.pull(PUBLIC, stream=True, timeout=1800)
         async with asyncio.timeout(_FIRST_PROGRESS_S) as limit:
-            async for line in pulling:
-                if "error" in line:
-                    return False
+            async for _ in pulling:
                 if limit.when() is not None:
                     limit.reschedule(None)  # it moves; from here it may take its time
                     say(f"pulling {PUBLIC} …")
@@ -65,25 +73,41 @@ async def _pull(docker: aiodocker.Docker, say: Callable[[str], None]) -> bool:
 
 
 async def _make(docker: aiodocker.Docker, tag: str, inputs: Inputs) -> None:
-    inputs.build.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=inputs.build) as folder:
         root = Path(folder) / "root.tar"
-        await run(
-            (
-                *("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
-                *("--quiet", SUITE, str(root)),
-            ),
-            cwd=Path(folder),
-            hint="Are Debian's package archives reachable from this machine? Then try again.",
+        try:
+            await _debootstrap(root)
+        except HostNotReady:
+            mirror = _own_mirror()
+            if mirror is None:
+                raise
+            await _debootstrap(root, mirror)
+        with Context.open(inputs.build, "FROM scratch\nADD root.tar /\n") as context:
+            context.add(root, "root.tar")
+            await build_context(docker, context, tag=tag)
+
+
+async def _debootstrap(root: Path, *mirror: str) -> None:
+    """Without a mirror mmdebstrap takes Debian's own, with the security updates."""
+    left_out = [f"--dpkgopt={option}" for option in LEFT_OUT]
+    await run(
+        (
+            *("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
+            *left_out,
+            *("--quiet", SUITE, str(root), *mirror),
+        ),
+        cwd=root.parent,
+        hint="Are Debian's package archives reachable from this machine? Then try again.",
+    )
+
+
+def _own_mirror() -> str | None:
+    """Where this machine gets Debian from, if it is one: behind a wall only that may answer."""
+    argv = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    try:
+        said = subprocess.run(
+            [*argv, "Label: Debian"], capture_output=True, text=True, timeout=60, check=True
         )
-        with tempfile.TemporaryFile(dir=inputs.build) as context:
-            with tarfile.open(fileobj=context, mode="w") as tar:
-                dockerfile = b"FROM scratch\nADD root.tar /\n"
-                member = tarfile.TarInfo("Dockerfile")
-                member.size = len(dockerfile)
-                tar.addfile(member, io.BytesIO(dockerfile))
-                tar.add(root, "root.tar")
-            context.seek(0)
-            await build_context(
-                docker, context, tag=tag, arguments={}, labels={}, say=lambda _: None
-            )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(said.stdout.split()), None)

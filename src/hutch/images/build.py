@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import io
+import asyncio
+import contextlib
+import fcntl
 import json
-import tarfile
-import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
+
+import aiodocker
 
 from hutch.config import Settings
-from hutch.images.base import Choice, find_base
-from hutch.images.engine import build_context, engine, labels_of
-from hutch.images.fetch import fetch_clis, fetch_dependencies
+from hutch.images.base import Choice, Kind
+from hutch.images.engine import Context, build_context, engine, labels_of
+from hutch.images.fetch import fetch_dependencies
 from hutch.images.inputs import Inputs, inputs
+from hutch.images.tools import tools
 
 LABEL: Final = "hutch.image"
 LABEL_CONTENT: Final = "hutch.content"
 LABEL_BASE: Final = "hutch.base"
+_POLL_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,70 +40,78 @@ async def build(
     force: bool = False,
     say: Callable[[str], None],
 ) -> BuiltImage:
-    """Make ``settings.image``. Raises ``HostNotReady``, ``BackendError``."""
+    """Make ``settings.image``; by ``force`` all of it afresh, with the base's latest packages.
+
+    Raises ``HostNotReady``, ``BackendError``.
+    """
     made_from = inputs()
-    content = made_from.content()
+    image = BuiltImage(settings.image, made_from.content(), fresh=False)
     async with engine(settings) as docker:
-        labels = await labels_of(docker, settings.image) or {}
-        right_base = base in {"auto", labels.get(LABEL_BASE)}
-        if not force and labels.get(LABEL_CONTENT) == content and right_base:
-            return BuiltImage(settings.image, content, fresh=False)
-        kind, base_tag = await find_base(docker, base, made_from, say)
-        say("fetching the CLIs (image/package-lock.json) …")
-        clis = await fetch_clis(made_from)
-        say("fetching the runtime's packages (uv.lock) …")
-        dependencies = await fetch_dependencies(made_from)
-        versions = made_from.versions()
-        say(f"building {settings.image} on {base_tag} …")
-        with tempfile.TemporaryFile(dir=made_from.build) as context:
-            _write_context(context, made_from, clis, dependencies, versions)
-            await build_context(
-                docker,
-                context,
-                tag=settings.image,
-                arguments={"BASE": base_tag},
-                labels={
-                    LABEL: "1",
-                    LABEL_CONTENT: content,
-                    LABEL_BASE: kind,
-                    **{f"hutch.{name}": text for name, text in versions.items()},
-                },
-                say=say,
-            )
-        name = settings.image.partition(":")[0]
-        await docker.images.tag(settings.image, name, tag=content[:12])
-        size = (await docker.images.inspect(settings.image))["Size"]
-    say(f"built {settings.image}: {size / 1e6:.0f} MB, " + _list(versions))
-    return BuiltImage(settings.image, content, fresh=True)
+        if not force and await _is_there(docker, image, base):
+            return image
+        async with _one_at_a_time(made_from.build, say):
+            if not force and await _is_there(docker, image, base):  # built while we waited
+                return image
+            kind, tag = await tools(docker, base, made_from, force=force, say=say)
+            say("fetching the runtime's packages (uv.lock) …")
+            dependencies = await fetch_dependencies(made_from)
+            versions = made_from.versions()
+            say(f"building {image.tag} on {tag} …")
+            with Context.open(made_from.build, made_from.stages()[1]) as context:
+                _fill(context, made_from, dependencies, versions)
+                await build_context(
+                    docker,
+                    context,
+                    tag=image.tag,
+                    arguments={"TOOLS": tag},
+                    labels=_labels(image, kind, versions),
+                    say=say,
+                )
+        name = image.tag.partition(":")[0]
+        await docker.images.tag(image.tag, name, tag=image.content[:12])
+        size = (await docker.images.inspect(image.tag))["Size"]
+    listed = ", ".join(f"{name} {text}" for name, text in versions.items())
+    say(f"built {image.tag}: {size / 1e6:.0f} MB, {listed}")
+    return BuiltImage(image.tag, image.content, fresh=True)
 
 
-def _write_context(
-    context: IO[bytes], made_from: Inputs, clis: Path, dependencies: Path, versions: dict[str, str]
+async def _is_there(docker: aiodocker.Docker, image: BuiltImage, base: Choice) -> bool:
+    labels = await labels_of(docker, image.tag) or {}
+    right_base = base in {"auto", labels.get(LABEL_BASE)}
+    return labels.get(LABEL_CONTENT) == image.content and right_base
+
+
+@contextlib.asynccontextmanager
+async def _one_at_a_time(folder: Path, say: Callable[[str], None]) -> AsyncIterator[None]:
+    """Two builds of one clone would take each other's half-fetched files away."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waiting:
+                    say("another build of this clone is under way; waiting for it …")
+                waiting = True
+                await asyncio.sleep(_POLL_S)
+        yield
+
+
+def _fill(
+    context: Context, made_from: Inputs, dependencies: Path, versions: Mapping[str, str]
 ) -> None:
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        tar.add(made_from.folder / "Dockerfile", "Dockerfile", filter=_plain)
-        tar.add(clis / "node_modules", "clis/node_modules", filter=_plain)
-        tar.add(dependencies, "deps", filter=_plain)
-        for path in made_from.runtime_files():
-            name = path.relative_to(made_from.runtime.parent)
-            tar.add(path, f"runtime/{name}", filter=_plain)
-        body = json.dumps(versions).encode()
-        member = tarfile.TarInfo("runtime/versions.json")
-        member.size = len(body)
-        tar.addfile(member, io.BytesIO(body))
-    context.seek(0)
+    context.add(dependencies, "deps")
+    for path in made_from.runtime_files():
+        context.add(path, f"runtime/{path.relative_to(made_from.runtime.parent)}")
+    context.write("runtime/versions.json", json.dumps(versions))
 
 
-def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Owned by root, with no trace of when or by whom it was fetched: layers stay cached."""
-    if "__pycache__" in member.name:
-        return None
-    member.uid = member.gid = 0
-    member.uname = member.gname = "root"
-    member.mtime = 0
-    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
-    return member
-
-
-def _list(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {text}" for name, text in versions.items())
+def _labels(image: BuiltImage, kind: Kind, versions: Mapping[str, str]) -> dict[str, str]:
+    return {
+        LABEL: "1",
+        LABEL_CONTENT: image.content,
+        LABEL_BASE: kind,
+        **{f"hutch.{name}": text for name, text in versions.items()},
+    }

@@ -7,18 +7,17 @@ draft that takes its place in one step: an interrupted fetch leaves nothing half
 from __future__ import annotations
 
 import hashlib
+import platform
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from hutch.images.inputs import Inputs
+from hutch.images.recipe import PYTHON, UNUSED
 from hutch.programs import run
 
-PYTHON: Final = "3.13"  # Debian 13's, which both bases are
 _NO_REGISTRY: Final = "Is the package registry reachable from this machine? Then try again."
-# Codex's voice mode wants a microphone: 45 MB that no sandbox uses.
-_UNUSED: Final = ("node_modules/@openai/codex-linux-*/vendor/*/codex-resources/voice",)
 
 
 async def fetch_clis(inputs: Inputs) -> Path:
@@ -29,11 +28,11 @@ async def fetch_clis(inputs: Inputs) -> Path:
             shutil.copy(inputs.folder / name, draft)
         argv = ("npm", "ci", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund")
         await run(argv, cwd=draft, hint=_NO_REGISTRY)
-        for pattern in _UNUSED:
+        for pattern in UNUSED:
             for path in draft.glob(pattern):
                 shutil.rmtree(path)
 
-    return await _kept(inputs.build / "clis", inputs.lock, fetch)
+    return await _kept(inputs.build / "clis", [inputs.folder / "package.json", inputs.lock], fetch)
 
 
 async def fetch_dependencies(inputs: Inputs) -> Path:
@@ -60,13 +59,18 @@ async def fetch_dependencies(inputs: Inputs) -> Path:
         )
         wanted.unlink()
         (draft / ".lock").unlink(missing_ok=True)
+        # Commands, for the interpreter at this machine's path.
+        shutil.rmtree(draft / "bin", ignore_errors=True)
 
-    return await _kept(inputs.build / "deps", inputs.root / "uv.lock", fetch)
+    return await _kept(inputs.build / "deps", [inputs.root / "uv.lock"], fetch)
 
 
-async def _kept(folder: Path, lock: Path, fetch: Callable[[Path], Awaitable[None]]) -> Path:
+async def _kept(
+    folder: Path, locks: Sequence[Path], fetch: Callable[[Path], Awaitable[None]]
+) -> Path:
     mark = folder.with_suffix(".lock-hash")
-    wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
+    asked = repr((PYTHON, UNUSED, platform.machine())).encode()
+    wanted = hashlib.sha256(asked + b"".join(lock.read_bytes() for lock in locks)).hexdigest()
     if folder.is_dir() and mark.is_file() and mark.read_text() == wanted:
         return folder
     draft = folder.with_suffix(".draft")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,8 @@ PACKAGES: Final[dict[Provider, str]] = {
     "codex": "@openai/codex",
     "gemini": "@google/gemini-cli",
 }
+# Between the halves; `docker build` by hand reads it as it stands.
+_SECOND_STAGE: Final = "\nFROM tools\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +62,37 @@ class Inputs:
         code = _digest(self.runtime_files(), self.root)
         return {**found, "runtime": f"{version('hutch')}+{code[:8]}"}
 
+    def stages(self) -> tuple[str, str]:
+        """The Dockerfile's two halves, each a Dockerfile: the tools with the CLIs, and the runtime.
+
+        Built apart, so that a change of the runtime need not send the CLIs to the engine again:
+        the engine's classic builder cannot leave out a stage.
+        """
+        text = (self.folder / "Dockerfile").read_text()
+        first, second = text.split(_SECOND_STAGE)
+        return first, f"ARG TOOLS\nFROM ${{TOOLS}}\n{second}"
+
+    def tools_content(self) -> str:
+        """Changes with any input that the first half is made from; hex."""
+        files = [self.folder / "package.json", self.lock, self._recipe]
+        stage = f"{platform.machine()}\n{self.stages()[0]}"
+        return hashlib.sha256(f"{_digest(files, self.root)}\n{stage}".encode()).hexdigest()
+
     def content(self) -> str:
         """Changes with any input that the image is made from; hex."""
         files = [
             self.folder / "Dockerfile",
             self.folder / "package.json",
             self.lock,
+            self._recipe,
             self.root / "uv.lock",
             *self.runtime_files(),
         ]
         return _digest(files, self.root)
+
+    @property
+    def _recipe(self) -> Path:
+        return self.root / "src" / "hutch" / "images" / "recipe.py"
 
 
 def inputs() -> Inputs:

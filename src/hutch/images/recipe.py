@@ -1,0 +1,26 @@
+"""What the image is made of besides the lock files. This file is an input: a change rebuilds it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PUBLIC: Final = "node:24-trixie-slim"
+SUITE: Final = "trixie"
+PYTHON: Final = "3.13"  # Debian 13's, which both bases are
+PACKAGES: Final = (
+    *("bash", "ca-certificates", "curl", "git", "nodejs", "procps", "python3", "ripgrep"),
+    "tini",
+)
+# 75 MB that no agent reads; the public image leaves out the same. Licences stay.
+LEFT_OUT: Final = (
+    *("path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright"),
+    *("path-exclude=/usr/share/locale/*", "path-include=/usr/share/locale/locale.alias"),
+    *("path-exclude=/usr/share/man/*", "path-exclude=/usr/share/info/*"),
+    "path-exclude=/usr/share/lintian/*",
+)
+# Codex's voice mode wants a microphone (45 MB); the others are sources of a module for terminals
+# that Gemini brings ready-made as well.
+UNUSED: Final = (
+    "node_modules/@openai/codex-linux-*/vendor/*/codex-resources/voice",
+    *("node_modules/nan", "node_modules/node-addon-api"),
+)
