@@ -112,9 +112,8 @@ async def test_two_builds_of_a_clone_take_turns(tmp_path: Path) -> None:
 async def test_a_step_that_fails_is_told_with_what_it_said(tmp_path: Path) -> None:
     broken = "FROM scratch\nCOPY nowhere /x\n"
     async with engine(Settings()) as docker:
-        with Context.open(tmp_path, broken) as context:
-            with pytest.raises(BackendError) as raised:
-                await build_context(docker, context, tag="hutch-test-broken:latest")
+        with Context.open(tmp_path, broken) as context, pytest.raises(BackendError) as raised:
+            await build_context(docker, context, tag="hutch-test-broken:latest")
     assert "could not be built" in raised.value.message
     assert "nowhere" in raised.value.message
     assert raised.value.hint
