@@ -8,5 +8,5 @@ from collections.abc import Awaitable, Callable
 
 async def eventually(probe: Callable[[], Awaitable[bool]], *, within_s: float = 20) -> None:
     async with asyncio.timeout(within_s):
-        while not await probe():  # noqa: ASYNC110  (that is the point here)
+        while not await probe():
             await asyncio.sleep(0.05)

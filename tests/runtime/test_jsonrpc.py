@@ -44,7 +44,7 @@ class Wire:
 
     async def sent_count(self, count: int) -> None:
         # One turn of the loop at a time: nothing here takes time.
-        while len(self.sent) < count:  # noqa: ASYNC110 - see above
+        while len(self.sent) < count:
             await asyncio.sleep(0)
 
 
