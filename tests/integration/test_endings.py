@@ -68,6 +68,12 @@ def test_a_time_limit_ends_the_run(user: User, provider: Provider) -> None:
 def test_an_agent_killed_between_turns(user: User, provider: Provider) -> None:
     session_id = opened(user, provider)
     kill_agents(user, provider)
+    # A prompt that reaches the runtime in the milliseconds before it has noticed is a death in the
+    # middle of a turn.
+    until = time.monotonic() + 5
+    while {"provider": provider, "state": "idle"} in user.client.container()["agents"]:
+        assert time.monotonic() < until, "the death was not noticed"
+        time.sleep(0.05)
     run = check_goes_on(user, provider, session_id)
     log = list(user.client.follow(run["id"]))
     assert log[0]["agent"] in {"resumed", "replayed"}
