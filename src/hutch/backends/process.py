@@ -116,6 +116,7 @@ class ProcessBackend:
         if record is not None and (process := _alive(record)) is not None:
             send(family(process.pid), signal.SIGKILL)
             await self._killed(record)
+        self._records.forget(handle)  # first, or noting its exit would write into what is removed
         directory = self._records.directory(handle)
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         if record is not None:

@@ -59,6 +59,10 @@ class Records:
             json.dump(asdict(record), file)
         draft.replace(path)
 
+    def forget(self, incarnation: str) -> None:
+        """From now on it is gone, whatever else is still in its directory."""
+        (self.directory(incarnation) / _FILE).unlink(missing_ok=True)
+
     def all(self) -> list[Record]:
         try:
             names = sorted(entry.name for entry in self.root.iterdir())
