@@ -15,6 +15,7 @@ from hutch.errors import BackendError
 from hutch.images import base
 from hutch.images.build import LABEL_CONTENT, _one_at_a_time, build
 from hutch.images.engine import Context, build_context, engine
+from hutch.images.fetch import drop_unused
 from hutch.images.inputs import Inputs
 from hutch.images.listing import list_images
 from hutch_runtime.protocol import PROVIDERS
@@ -90,6 +91,15 @@ def test_the_halves_are_the_whole_dockerfile() -> None:
         for line in (first + "\n" + second).splitlines()
         if not line.startswith(("FROM", "ARG"))
     ] == steps
+
+
+def test_of_a_cli_for_two_libraries_the_images_own_stays(tmp_path: Path) -> None:
+    """Debian 12's npm fetches both, and the Dockerfile's links want one."""
+    for name in ("claude-code", "claude-code-linux-x64", "claude-code-linux-x64-musl"):
+        (tmp_path / "node_modules" / "@anthropic-ai" / name).mkdir(parents=True)
+    drop_unused(tmp_path)
+    [left] = (tmp_path / "node_modules" / "@anthropic-ai").glob("claude-code-linux-*")
+    assert left.name == "claude-code-linux-x64"
 
 
 async def test_two_builds_of_a_clone_take_turns(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from hutch.config import Settings
 from hutch.errors import BackendError
 
 _HINT = "`hutch doctor` looks for the cause."
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_TAIL = 15  # lines of a failed build's output that are shown
 
 
 @contextlib.asynccontextmanager
@@ -103,7 +105,7 @@ async def build_context(
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Build from a context; each step is said as it begins. Raises ``BackendError``."""
-    last: list[str] = []
+    said: list[str] = []
     lines: AsyncIterator[dict[str, Any]] = docker.images.build(
         fileobj=context.finish(),
         encoding="identity",
@@ -118,12 +120,12 @@ async def build_context(
     )
     try:
         async for line in lines:
-            text = str(line.get("stream", ""))
-            last.append(text)
+            text = _COLOURS.sub("", str(line.get("stream", "")))
+            said.append(text)
             if re.match(r"Step \d+/\d+ : (RUN|COPY|ADD) ", text):  # the others take no time
                 say("  " + text.strip().splitlines()[0][:72])
     except aiodocker.exceptions.DockerError as error:
-        tail = "".join(last[-15:])
+        tail = "\n".join("".join(said).splitlines()[-_TAIL:])
         raise BackendError(
             f"The image could not be built: {error.message}\n{tail}", hint=_HINT
         ) from error

@@ -28,11 +28,16 @@ async def fetch_clis(inputs: Inputs) -> Path:
             shutil.copy(inputs.folder / name, draft)
         argv = ("npm", "ci", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund")
         await run(argv, cwd=draft, hint=_NO_REGISTRY)
-        for pattern in UNUSED:
-            for path in draft.glob(pattern):
-                shutil.rmtree(path)
+        drop_unused(draft)
 
     return await _kept(inputs.build / "clis", [inputs.folder / "package.json", inputs.lock], fetch)
+
+
+def drop_unused(folder: Path) -> None:
+    """``UNUSED`` of what npm put there."""
+    for pattern in UNUSED:
+        for path in folder.glob(pattern):
+            shutil.rmtree(path)
 
 
 async def fetch_dependencies(inputs: Inputs) -> Path:

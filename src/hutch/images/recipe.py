@@ -18,9 +18,11 @@ LEFT_OUT: Final = (
     *("path-exclude=/usr/share/man/*", "path-exclude=/usr/share/info/*"),
     "path-exclude=/usr/share/lintian/*",
 )
-# Codex's voice mode wants a microphone (45 MB); the others are sources of a module for terminals
+# Debian 12's npm does not look at `libc` and fetches what is for musl as well: the bases are glibc.
+# Codex's voice mode wants a microphone (45 MB). The others are sources of a module for terminals
 # that Gemini brings ready-made as well.
 UNUSED: Final = (
+    "node_modules/@*/*-musl",
     "node_modules/@openai/codex-linux-*/vendor/*/codex-resources/voice",
     *("node_modules/nan", "node_modules/node-addon-api"),
 )
