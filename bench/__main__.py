@@ -6,6 +6,7 @@ for both sides, so that what is compared is everything but the model.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import statistics
@@ -22,6 +23,8 @@ from bench.measure import Inside, bare, through_hutch, wait_for_spare
 from hutch.cli.demo import OFFLINE_KEY, demo_client
 from hutch.cli.up import down, start
 from hutch.config import Settings
+from hutch.images.fetch import fetch_clis
+from hutch.images.inputs import inputs
 from hutch_runtime.protocol import PROVIDERS, Provider
 from tests.offline_model.drive import Cli
 
@@ -45,6 +48,7 @@ def main() -> int:
             offline_model_port=18686,
         )
         try:
+            asyncio.run(fetch_clis(inputs()))  # the bare CLIs are the image's
             capabilities = start(settings, lambda text: console.print(text, markup=False))
             results = measure(settings, Path(folder), console)
         finally:
