@@ -46,6 +46,8 @@ _START_S: Final = 60  # twenty gVisor containers at once on two cores
 _CONNECT_S: Final = 5
 _APPEAR_S: Final = 5  # the engine takes a container's name a moment before it shows the container
 _POLL_S: Final = 0.05
+_NETWORK_LOOKS: Final = 40
+_NETWORK_LOOK_S: Final = 0.05  # so two seconds in all
 _TEXT_MAX: Final = 300  # characters of the engine's own words that are passed on
 _REMOVALS: Final = 8  # at once, in cleanup
 
@@ -69,8 +71,10 @@ class DockerBackend:
                         network_config(self._instance, self._settings.subnet)
                     )
             except BackendError:
-                # Another process may have been first; then its network is there now.
-                if (network := await self._network()) is None:
+                # Another process may have been first; the engine refuses a second network with the
+                # same bridge a moment before it shows the first.
+                network = await self._network_soon()
+                if network is None:
                     raise
             else:
                 network = await self._network()
@@ -262,6 +266,13 @@ class DockerBackend:
     def _own(self) -> str:
         labels = [f"{LABEL_INSTANCE}={self._instance}", LABEL_INCARNATION]
         return json.dumps({"label": labels})
+
+    async def _network_soon(self) -> dict[str, Any] | None:
+        for _ in range(_NETWORK_LOOKS):
+            if (network := await self._network()) is not None:
+                return network
+            await asyncio.sleep(_NETWORK_LOOK_S)
+        return None
 
     async def _network(self) -> dict[str, Any] | None:
         async with _call("look for the sandboxes' network"):
