@@ -13,9 +13,9 @@ import pytest
 from hutch.config import Settings, source_checkout
 from hutch.errors import BackendError
 from hutch.images import base
-from hutch.images.build import LABEL_CONTENT, _one_at_a_time, build
+from hutch.images.build import LABEL_CONTENT, build
 from hutch.images.engine import Context, build_context, engine
-from hutch.images.fetch import drop_unused
+from hutch.images.fetch import drop_unused, one_at_a_time
 from hutch.images.inputs import Inputs
 from hutch.images.listing import list_images
 from hutch_runtime.protocol import PROVIDERS
@@ -107,7 +107,7 @@ async def test_two_builds_of_a_clone_take_turns(tmp_path: Path) -> None:
     order: list[str] = []
 
     async def one(name: str, seconds: float) -> None:
-        async with _one_at_a_time(tmp_path / "build", said.append):
+        async with one_at_a_time(tmp_path / "build" / "x.lock", said.append):
             order.append(f"{name} begins")
             await asyncio.sleep(seconds)
             order.append(f"{name} ends")

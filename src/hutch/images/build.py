@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import fcntl
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,14 +13,13 @@ import aiodocker
 from hutch.config import Settings
 from hutch.images.base import Choice, Kind
 from hutch.images.engine import Context, build_context, engine, labels_of
-from hutch.images.fetch import fetch_dependencies
+from hutch.images.fetch import fetch_dependencies, one_at_a_time
 from hutch.images.inputs import Inputs, inputs
 from hutch.images.tools import tools
 
 LABEL: Final = "hutch.image"
 LABEL_CONTENT: Final = "hutch.content"
 LABEL_BASE: Final = "hutch.base"
-_POLL_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +45,7 @@ async def build(
     async with engine(settings) as docker:
         if not force and await _is_there(docker, image, base):
             return image
-        async with _one_at_a_time(made_from.build, say):
+        async with one_at_a_time(made_from.build / "image.lock", say):
             if not force and await _is_there(docker, image, base):  # built while we waited
                 return image
             kind, tag = await tools(docker, base, made_from, force=force, say=say)
@@ -79,24 +75,6 @@ async def _is_there(docker: aiodocker.Docker, image: BuiltImage, base: Choice) -
     labels = await labels_of(docker, image.tag) or {}
     right_base = base in {"auto", labels.get(LABEL_BASE)}
     return labels.get(LABEL_CONTENT) == image.content and right_base
-
-
-@contextlib.asynccontextmanager
-async def _one_at_a_time(folder: Path, say: Callable[[str], None]) -> AsyncIterator[None]:
-    """Two builds of one clone would take each other's half-fetched files away."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waiting:
-                    say("another build of this clone is under way; waiting for it …")
-                waiting = True
-                await asyncio.sleep(_POLL_S)
-        yield
 
 
 def _fill(

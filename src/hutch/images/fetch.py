@@ -6,10 +6,13 @@ draft that takes its place in one step: an interrupted fetch leaves nothing half
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
 import hashlib
 import platform
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +20,26 @@ from hutch.images.inputs import Inputs
 from hutch.images.recipe import PYTHON, UNUSED
 from hutch.programs import run
 
+_POLL_S: Final = 0.2
 _NO_REGISTRY: Final = "Is the package registry reachable from this machine? Then try again."
+
+
+@contextlib.asynccontextmanager
+async def one_at_a_time(lock: Path, say: Callable[[str], None]) -> AsyncIterator[None]:
+    """Two programs of one clone would take each other's half-fetched files away."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waiting:
+                    say("another program does the same for this clone; waiting for it …")
+                waiting = True
+                await asyncio.sleep(_POLL_S)
+        yield
 
 
 async def fetch_clis(inputs: Inputs) -> Path:
@@ -76,14 +98,15 @@ async def _kept(
     mark = folder.with_suffix(".lock-hash")
     asked = repr((PYTHON, UNUSED, platform.machine())).encode()
     wanted = hashlib.sha256(asked + b"".join(lock.read_bytes() for lock in locks)).hexdigest()
-    if folder.is_dir() and mark.is_file() and mark.read_text() == wanted:
+    async with one_at_a_time(folder.with_suffix(".lock"), lambda _: None):
+        if folder.is_dir() and mark.is_file() and mark.read_text() == wanted:
+            return folder
+        draft = folder.with_suffix(".draft")
+        for old in (draft, folder):
+            shutil.rmtree(old, ignore_errors=True)
+        mark.unlink(missing_ok=True)
+        draft.mkdir(parents=True)
+        await fetch(draft)
+        draft.rename(folder)
+        mark.write_text(wanted)
         return folder
-    draft = folder.with_suffix(".draft")
-    for old in (draft, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    mark.unlink(missing_ok=True)
-    draft.mkdir(parents=True)
-    await fetch(draft)
-    draft.rename(folder)
-    mark.write_text(wanted)
-    return folder
