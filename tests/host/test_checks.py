@@ -119,3 +119,13 @@ def test_a_port_is_free_ours_or_anothers(tmp_path: Path) -> None:
         assert not ports.check(settings)[0].ok
         record.write_text(f'{{"pid": {os.getpid()}}}')
         assert ports.check(settings)[0].detail == "held by our api"
+
+
+@pytest.mark.skipif(not packages.has_apt(), reason="asks the package archives that apt knows")
+def test_every_package_that_is_needed_is_to_be_had_here() -> None:
+    """One name that a release does not have keeps apt from installing any of them."""
+    for name in (*packages.ENGINE, *packages.NODE, *packages.DEBIAN_ROOT):
+        argv = ["apt-cache", "policy", name]
+        said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        assert "Candidate: " in said, name
+        assert "Candidate: (none)" not in said, name

@@ -109,11 +109,15 @@ async def start(settings: Settings, say: Callable[[str], None]) -> None:
         ) from None
 
 
+def has_cgroups() -> bool:
+    types = {line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()}
+    return not types.isdisjoint({"cgroup", "cgroup2"})
+
+
 async def _mount_cgroups() -> None:
     """Systemd's work, where there is none: without cgroups the engine does not start."""
-    types = {line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()}
     program = packages.which("cgroupfs-mount")
-    if program and types.isdisjoint({"cgroup", "cgroup2"}):
+    if program and not has_cgroups():
         await run((program,), cwd=Path("/"), hint="The engine needs the kernel's cgroups.")
 
 

@@ -16,8 +16,9 @@ from hutch.programs import run
 
 # `apt-get install` without what a package recommends: npm's would be three hundred packages. So
 # what the engine needs in practice is named: the kernel's AppArmor refuses containers without its
-# loader, and nothing else mounts the cgroups where there is no systemd.
-ENGINE: Final = ("docker.io", "apparmor", "ca-certificates", "cgroupfs-mount", "xz-utils")
+# loader.
+ENGINE: Final = ("docker.io", "apparmor", "ca-certificates", "xz-utils")
+CGROUPS: Final = ("cgroupfs-mount",)  # mounts them where there is no systemd; none in Debian 13
 ENGINE_COMMAND: Final = ("docker-cli",)  # `docker`, a package of its own since Debian 13
 NODE: Final = ("nodejs", "npm")
 DEBIAN_ROOT: Final = ("mmdebstrap", "debian-archive-keyring")

@@ -52,6 +52,8 @@ async def _mend(
             await _install(finding.packages, say, needed=finding.needed)
         if packages.which("dockerd") and not packages.which("docker"):
             await _install(packages.ENGINE_COMMAND, say, needed=False)
+        if not engine.has_cgroups():
+            await _install(packages.CGROUPS, say, needed=False)
     if await engine.answers(settings) and packages.which("dockerd"):
         await engine.start(settings, say)
 
