@@ -16,7 +16,8 @@ from hutch.errors import (
     SessionBusy,
 )
 from hutch.runs import dispatch
-from hutch.runs.models import LogEntry, Run
+from hutch.runs.models import LogEntry, Run, Session
+from hutch.runs.rows import RunRows
 from hutch.runs.service import NewRun
 from hutch_runtime.protocol import PROMPT_MAX_BYTES
 from tests.orchestrator.conftest import World, log_of, new_user, run_to_end
@@ -235,6 +236,28 @@ async def test_an_idempotency_key_runs_once(world: World, hutch: Hutch, user_id:
         await hutch.runs.submit(user_id, NewRun("claude", "other", idempotency_key="k1"))
     other = await new_user(hutch, "somebody else")  # keys are each user's own
     assert (await hutch.runs.submit(other, new)).id != runs[0].id
+
+
+async def test_a_twin_waits_for_the_run_that_is_only_just_stored(
+    hutch: Hutch, user_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = asyncio.Event()
+    add = RunRows.add
+
+    async def add_and_linger(rows: RunRows, run: Run, session: Session | None) -> None:
+        await add(rows, run, session)
+        stored.set()
+        await asyncio.sleep(0.1)
+
+    async def ask() -> Run:
+        run = await hutch.runs.submit(user_id, NewRun("claude", "once", idempotency_key="k"))
+        return await hutch.runs.finished(user_id, run.id)
+
+    monkeypatch.setattr(RunRows, "add", add_and_linger)
+    first = asyncio.create_task(ask())
+    await stored.wait()
+    assert (await ask()).state == "succeeded"
+    assert (await first).state == "succeeded"
 
 
 async def test_bad_requests_are_refused_before_anything_is_stored(

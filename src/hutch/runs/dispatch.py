@@ -55,7 +55,7 @@ _OUT_OF_TIME: Final = ("timeout", "The run took longer than its time limit (time
 
 
 class Dispatch:
-    """One run on its way. ``session`` is None when a run before it may still change the row."""
+    """One run on its way. ``session`` is None when its row is to be read once its turn comes."""
 
     def __init__(
         self,

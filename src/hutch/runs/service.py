@@ -88,7 +88,7 @@ class Runs:
         """Take up what an earlier process left unfinished; returns how many runs."""
         unfinished = await self._rows.unfinished()
         for run in unfinished:
-            self._start(run, None, await self._rows.events(run.id))
+            self._start(self._dispatch(run, None, await self._rows.events(run.id)))
         return len(unfinished)
 
     async def close(self) -> None:
@@ -132,17 +132,23 @@ class Runs:
             idempotency_key=new.idempotency_key,
             request_hash=new.hash(),
         )
+        # Where a session lives never changes once it is known; until then the row has to be read
+        # again when the run's turn comes.
+        known_place = fresh or session.provider_session is not None
+        # Live before it is stored: a twin finds the row the moment that it is there.
+        dispatch = self._dispatch(run, session if known_place else None, [])
         try:
             await self._rows.add(run, session if fresh else None)
-        except IntegrityError:  # a twin with the same key was first, or the session was deleted
+        except BaseException as error:
+            del self._live[run.id]
+            if not isinstance(error, IntegrityError):
+                raise
+            # A twin with the same key was first, or the session was deleted.
             known = await self._repeat(user_id, new)
             if known is not None:
                 return known
             raise _no_session() from None
-        # Where a session lives never changes once it is known; until then the row has to be read
-        # again when the run's turn comes.
-        known_place = fresh or session.provider_session is not None
-        self._start(run, session if known_place else None, [])
+        self._start(dispatch)
         return run
 
     async def get(self, user_id: str, run_id: str) -> Run:
@@ -246,18 +252,22 @@ class Runs:
             )
         return session, False
 
-    def _start(self, run: Run, session: Session | None, stored: list[LogEntry]) -> None:
-        before = self._turns.get(run.session_id)
+    def _dispatch(self, run: Run, session: Session | None, stored: list[LogEntry]) -> Dispatch:
         dispatch = Dispatch(
             run,
             RunLog(run.id, stored),
-            session if before is None else None,
+            session,
             rows=self._rows,
             sandboxes=self._sandboxes,
             runtime=self._runtime,
             clock=self._clock,
         )
         self._live[run.id] = dispatch
+        return dispatch
+
+    def _start(self, dispatch: Dispatch) -> None:
+        run = dispatch.run
+        before = self._turns.get(run.session_id)
         task = asyncio.create_task(self._carry_through(dispatch, before), name=run.id)
         self._turns[run.session_id] = task
         self._tasks.add(task)
