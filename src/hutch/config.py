@@ -83,7 +83,7 @@ class Settings(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        return f"sqlite+aiosqlite:///{self.data_dir / 'hutch.db'}"
+        return f"sqlite:///{self.data_dir / 'hutch.db'}"
 
     @property
     def gateway_socket(self) -> Path:

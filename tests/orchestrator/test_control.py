@@ -109,7 +109,7 @@ async def test_a_deleted_user_leaves_nothing(world: World, hutch: Hutch) -> None
     await run_to_end(hutch, user_id)
     await hutch.sandboxes.destroy(user_id)
     await hutch.accounts.delete_user(user_id)
-    engine = create_engine(world.settings.database_url.replace("+aiosqlite", ""))
+    engine = create_engine(world.settings.database_url)
     with engine.connect() as db:
         for name, table in metadata.tables.items():
             assert db.execute(table.select()).all() == [], name

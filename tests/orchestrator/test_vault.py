@@ -33,14 +33,13 @@ async def test_no_file_holds_a_key(world: World, hutch: Hutch, user_id: str) -> 
 
 async def test_a_row_copied_to_another_user_does_not_open(hutch: Hutch, user_id: str) -> None:
     other = await new_user(hutch, "somebody else")
-    async with hutch.database.write() as tx:
-        mine = (
-            await tx.execute(select(credentials.c.sealed).where(credentials.c.user_id == user_id))
-        ).first()
-        assert mine is not None
-        await tx.execute(
-            update(credentials).where(credentials.c.user_id == other).values(sealed=mine.sealed)
-        )
+    mine = await hutch.database.first(
+        select(credentials.c.sealed).where(credentials.c.user_id == user_id)
+    )
+    assert mine is not None
+    await hutch.database.write(
+        update(credentials).where(credentials.c.user_id == other).values(sealed=mine.sealed)
+    )
     with pytest.raises(InvalidTag):
         await hutch.vault.reveal(other)
 

@@ -44,12 +44,9 @@ class Accounts:
             raise InvalidRequest(f"There is no tier {tier!r}.", hint=f"One of: {', '.join(TIERS)}.")
         user = User(new_id("user"), name, tier, self._clock.now())
         try:
-            async with self._database.write() as tx:
-                await tx.execute(
-                    insert(users).values(
-                        id=user.id, name=name, tier=tier, created_at=user.created_at
-                    )
-                )
+            await self._database.write(
+                insert(users).values(id=user.id, name=name, tier=tier, created_at=user.created_at)
+            )
         except IntegrityError:
             raise Conflict(
                 f"There is a user named {name!r} already.",
@@ -60,22 +57,21 @@ class Accounts:
     async def user(self, user_id: str) -> User:
         """Raises ``NotFound``."""
         if is_id(user_id, "user"):
-            async with self._database.read() as db:
-                row = (await db.execute(select(users).where(users.c.id == user_id))).first()
+            row = await self._database.first(select(users).where(users.c.id == user_id))
             if row is not None:
                 return _user(row)
         raise NotFound("There is no such user.", hint="`hutch admin users list` shows all ids.")
 
     async def list_users(self) -> list[User]:
-        async with self._database.read() as db:
-            return [_user(row) for row in await db.execute(select(users).order_by(users.c.name))]
+        return [
+            _user(row) for row in await self._database.all(select(users).order_by(users.c.name))
+        ]
 
     async def delete_user(self, user_id: str) -> None:
         """Remove the user and, by cascade, all rows of theirs. Their sandbox is not ours to end:
         the caller destroys it first.
         """
-        async with self._database.write() as tx:
-            await tx.execute(delete(users).where(users.c.id == user_id))
+        await self._database.write(delete(users).where(users.c.id == user_id))
         self._known.clear()
 
     async def create_key(self, scope: Scope, user_id: str | None = None) -> NewKey:
@@ -83,17 +79,16 @@ class Accounts:
             raise InvalidRequest("A key of scope `user` belongs to a user; no other does.")
         text = f"hutch_{scope}_{secrets.token_urlsafe(_KEY_BYTES)}"
         key = ApiKey(new_id("key"), user_id, scope, text[:_PREFIX_LENGTH], self._clock.now())
-        async with self._database.write() as tx:
-            await tx.execute(
-                insert(api_keys).values(
-                    id=key.id,
-                    user_id=user_id,
-                    scope=scope,
-                    prefix=key.prefix,
-                    hash=self._hash(text),
-                    created_at=key.created_at,
-                )
+        await self._database.write(
+            insert(api_keys).values(
+                id=key.id,
+                user_id=user_id,
+                scope=scope,
+                prefix=key.prefix,
+                hash=self._hash(text),
+                created_at=key.created_at,
             )
+        )
         return NewKey(key, text)
 
     async def authenticate(self, text: str) -> ApiKey:
@@ -102,9 +97,8 @@ class Accounts:
         known = self._known.get(digest)
         if known is not None:
             return known
-        async with self._database.read() as db:
-            # The lookup is by a keyed hash: its timing tells a guesser nothing about a key.
-            row = (await db.execute(select(api_keys).where(api_keys.c.hash == digest))).first()
+        # The lookup is by a keyed hash: its timing tells a guesser nothing about a key.
+        row = await self._database.first(select(api_keys).where(api_keys.c.hash == digest))
         if row is None:
             raise Unauthorized(
                 "This API key is not known here.",

@@ -19,8 +19,7 @@ async def healthz() -> dict[str, str]:
 async def readyz(hutch: HutchDep, response: Response) -> dict[str, str]:
     """Each part that a run needs, with "ok" or what is wrong; 503 if any is wrong."""
     parts = {"database": "ok", "backend": "ok", "gateway": "ok"}
-    async with hutch.database.read() as db:
-        await db.execute(text("SELECT 1"))
+    await hutch.database.first(text("SELECT 1"))
     try:
         await hutch.backend.list()
     except BackendError as error:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Row, and_, delete, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hutch.runs.models import FINISHED, LogEntry, Run, Session
-from hutch.store.database import Database
+from hutch.store.database import Database, Statement
 from hutch.store.tables import run_events, runs, sessions
 
 
@@ -17,20 +16,17 @@ class RunRows:
         self._database = database
 
     async def get(self, run_id: str) -> Run | None:
-        async with self._database.read() as db:
-            row = (await db.execute(select(runs).where(runs.c.id == run_id))).first()
+        row = await self._database.first(select(runs).where(runs.c.id == run_id))
         return _run(row) if row else None
 
     async def by_idempotency_key(self, user_id: str, key: str) -> Run | None:
         query = select(runs).where(runs.c.user_id == user_id, runs.c.idempotency_key == key)
-        async with self._database.read() as db:
-            row = (await db.execute(query)).first()
+        row = await self._database.first(query)
         return _run(row) if row else None
 
     async def unfinished(self) -> list[Run]:
         query = select(runs).where(runs.c.state.not_in(FINISHED)).order_by(runs.c.created_at)
-        async with self._database.read() as db:
-            return [_run(row) for row in await db.execute(query)]
+        return [_run(row) for row in await self._database.all(query)]
 
     async def page(
         self, user_id: str, *, session_id: str | None, before: Run | None, limit: int
@@ -47,51 +43,48 @@ class RunRows:
                 )
             )
         query = query.order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
-        async with self._database.read() as db:
-            return [_run(row) for row in await db.execute(query)]
+        return [_run(row) for row in await self._database.all(query)]
 
     async def add(self, run: Run, new_session: Session | None) -> None:
         """Both or neither. Raises ``IntegrityError`` if the idempotency key is taken."""
-        async with self._database.write() as tx:
-            if new_session is not None:
-                await tx.execute(
-                    insert(sessions).values(
-                        id=new_session.id,
-                        user_id=new_session.user_id,
-                        provider=new_session.provider,
-                        created_at=new_session.created_at,
-                        last_used_at=new_session.last_used_at,
-                    )
-                )
-            await tx.execute(
-                insert(runs).values(
-                    id=run.id,
-                    user_id=run.user_id,
-                    session_id=run.session_id,
-                    provider=run.provider,
-                    model=run.model,
-                    prompt=run.prompt,
-                    timeout_s=run.timeout_s,
-                    idempotency_key=run.idempotency_key,
-                    request_hash=run.request_hash,
-                    state=run.state,
-                    cancel_requested=False,
-                    text="",
-                    timings={},
-                    created_at=run.created_at,
-                )
-            )
+        stored: list[Statement] = []
+        if new_session is not None:
+            row = {
+                "id": new_session.id,
+                "user_id": new_session.user_id,
+                "provider": new_session.provider,
+                "created_at": new_session.created_at,
+                "last_used_at": new_session.last_used_at,
+            }
+            stored.append((insert(sessions), [row]))
+        row = {
+            "id": run.id,
+            "user_id": run.user_id,
+            "session_id": run.session_id,
+            "provider": run.provider,
+            "model": run.model,
+            "prompt": run.prompt,
+            "timeout_s": run.timeout_s,
+            "idempotency_key": run.idempotency_key,
+            "request_hash": run.request_hash,
+            "state": run.state,
+            "cancel_requested": False,
+            "text": "",
+            "timings": {},
+            "created_at": run.created_at,
+        }
+        await self._database.write(*stored, (insert(runs), [row]))
 
     async def request_cancel(self, run_id: str) -> None:
-        async with self._database.write() as tx:
-            await tx.execute(update(runs).where(runs.c.id == run_id).values(cancel_requested=True))
+        await self._database.write(
+            update(runs).where(runs.c.id == run_id).values(cancel_requested=True)
+        )
 
     async def save(self, run: Run, entries: list[LogEntry]) -> None:
         """New entries and what the run has become, in one transaction. A finished run stays as it
         is.
         """
-        async with self._database.write() as tx:
-            await _save(tx, run, entries)
+        await self._database.write(*_changes(run, entries))
 
     async def events(self, run_id: str, *, after: int = 0) -> list[LogEntry]:
         query = (
@@ -99,13 +92,11 @@ class RunRows:
             .where(run_events.c.run_id == run_id, run_events.c.seq > after)
             .order_by(run_events.c.seq)
         )
-        async with self._database.read() as db:
-            return [LogEntry(**row._mapping) for row in await db.execute(query)]  # noqa: SLF001  (SQLAlchemy's public name for it)
+        return [LogEntry(**row._mapping) for row in await self._database.all(query)]  # noqa: SLF001  (SQLAlchemy's public name for it)
 
     async def session(self, user_id: str, session_id: str) -> Session | None:
         query = select(sessions).where(sessions.c.id == session_id, sessions.c.user_id == user_id)
-        async with self._database.read() as db:
-            row = (await db.execute(query)).first()
+        row = await self._database.first(query)
         return _session(row) if row else None
 
     async def sessions(self, user_id: str, *, limit: int) -> list[Session]:
@@ -115,18 +106,15 @@ class RunRows:
             .order_by(sessions.c.last_used_at.desc())
             .limit(limit)
         )
-        async with self._database.read() as db:
-            return [_session(row) for row in await db.execute(query)]
+        return [_session(row) for row in await self._database.all(query)]
 
     async def delete_session(self, session_id: str) -> None:
         """And, by cascade, its runs and their events."""
-        async with self._database.write() as tx:
-            await tx.execute(delete(sessions).where(sessions.c.id == session_id))
+        await self._database.write(delete(sessions).where(sessions.c.id == session_id))
 
 
-async def _save(tx: AsyncConnection, run: Run, entries: list[LogEntry]) -> None:
-    """The run's changing columns, and the entries, which are new."""
-    await tx.execute(
+def _changes(run: Run, entries: list[LogEntry]) -> list[Statement]:
+    changes: list[Statement] = [
         update(runs)
         .where(runs.c.id == run.id, runs.c.state.not_in(FINISHED))
         .values(
@@ -143,9 +131,9 @@ async def _save(tx: AsyncConnection, run: Run, entries: list[LogEntry]) -> None:
             started_at=run.started_at,
             finished_at=run.finished_at,
         )
-    )
+    ]
     if run.provider_session is not None:  # where the session lives from now on
-        await tx.execute(
+        changes.append(
             update(sessions)
             .where(sessions.c.id == run.session_id)
             .values(
@@ -155,20 +143,19 @@ async def _save(tx: AsyncConnection, run: Run, entries: list[LogEntry]) -> None:
             )
         )
     if entries:
-        await tx.execute(
-            insert(run_events),
-            [
-                {
-                    "run_id": e.run_id,
-                    "seq": e.seq,
-                    "runtime_seq": e.runtime_seq,
-                    "time": e.time,
-                    "type": e.type,
-                    "data": e.data,
-                }
-                for e in entries
-            ],
-        )
+        rows = [
+            {
+                "run_id": e.run_id,
+                "seq": e.seq,
+                "runtime_seq": e.runtime_seq,
+                "time": e.time,
+                "type": e.type,
+                "data": e.data,
+            }
+            for e in entries
+        ]
+        changes.append((insert(run_events), rows))
+    return changes
 
 
 def _run(row: Row[Any]) -> Run:

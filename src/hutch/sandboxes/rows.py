@@ -18,62 +18,57 @@ class SandboxRows:
         self._database = database
 
     async def get(self, sandbox_id: str) -> Sandbox | None:
-        async with self._database.read() as db:
-            row = (await db.execute(select(table).where(table.c.id == sandbox_id))).first()
+        row = await self._database.first(select(table).where(table.c.id == sandbox_id))
         return _sandbox(row) if row else None
 
     async def live_of(self, user_id: str) -> Sandbox | None:
         query = select(table).where(table.c.user_id == user_id, table.c.observed.not_in(OVER))
-        async with self._database.read() as db:
-            row = (await db.execute(query)).first()
+        row = await self._database.first(query)
         return _sandbox(row) if row else None
 
     async def live(self) -> list[Sandbox]:
         query = select(table).where(table.c.observed.not_in(OVER)).order_by(table.c.created_at)
-        async with self._database.read() as db:
-            return [_sandbox(row) for row in await db.execute(query)]
+        return [_sandbox(row) for row in await self._database.all(query)]
 
     async def add(self, sandbox: Sandbox) -> bool:
         """False if the user has a live one already: another request was first."""
         try:
-            async with self._database.write() as tx:
-                await tx.execute(
-                    insert(table).values(
-                        id=sandbox.id,
-                        user_id=sandbox.user_id,
-                        incarnation=sandbox.incarnation,
-                        desired=sandbox.desired,
-                        observed=sandbox.observed,
-                        reason=sandbox.reason,
-                        image=sandbox.image,
-                        cli_versions=sandbox.cli_versions,
-                        created_at=sandbox.created_at,
-                        changed_at=sandbox.changed_at,
-                    )
+            await self._database.write(
+                insert(table).values(
+                    id=sandbox.id,
+                    user_id=sandbox.user_id,
+                    incarnation=sandbox.incarnation,
+                    desired=sandbox.desired,
+                    observed=sandbox.observed,
+                    reason=sandbox.reason,
+                    image=sandbox.image,
+                    cli_versions=sandbox.cli_versions,
+                    created_at=sandbox.created_at,
+                    changed_at=sandbox.changed_at,
                 )
+            )
         except IntegrityError:
             return False
         return True
 
     async def want(self, sandbox_id: str, desired: Desired) -> None:
-        async with self._database.write() as tx:
-            await tx.execute(update(table).where(table.c.id == sandbox_id).values(desired=desired))
+        await self._database.write(
+            update(table).where(table.c.id == sandbox_id).values(desired=desired)
+        )
 
     async def observe(self, sandbox_id: str, state: State, *, at: float, **values: object) -> bool:
         """Move to ``state`` if the transition table allows it from what the row says now."""
         sources = [before for before, after in TRANSITIONS.items() if state in after]
-        async with self._database.write() as tx:
-            result = await tx.execute(
-                update(table)
-                .where(table.c.id == sandbox_id, table.c.observed.in_(sources))
-                .values(observed=state, changed_at=at, **values)
-            )
-        return bool(result.rowcount)
+        changed = await self._database.write(
+            update(table)
+            .where(table.c.id == sandbox_id, table.c.observed.in_(sources))
+            .values(observed=state, changed_at=at, **values)
+        )
+        return bool(changed)
 
     async def note(self, sandbox_id: str, **values: object) -> None:
         """Checkpoint a side effect (a handle, an address) before the next one."""
-        async with self._database.write() as tx:
-            await tx.execute(update(table).where(table.c.id == sandbox_id).values(**values))
+        await self._database.write(update(table).where(table.c.id == sandbox_id).values(**values))
 
 
 def _sandbox(row: Row[Any]) -> Sandbox:

@@ -12,8 +12,8 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def upgrade(url: str) -> None:
-    """Blocking; call it before serving. ``url`` may name an async driver."""
-    engine = create_engine(url.replace("+aiosqlite", ""))
+    """Blocking; call it before serving."""
+    engine = create_engine(url)
     try:
         with engine.begin() as connection:
             upgrade_connection(connection)

@@ -49,25 +49,23 @@ class Vault:
         sealed = nonce + self._cipher(user_id).encrypt(
             nonce, key.encode(), _binding(user_id, provider, kind)
         )
-        async with self._database.write() as tx:
-            await tx.execute(_one(delete(credentials), user_id, provider))
-            await tx.execute(
-                insert(credentials).values(
-                    user_id=user_id,
-                    provider=provider,
-                    kind=kind,
-                    sealed=sealed,
-                    last_four=info.last_four,
-                    fingerprint=info.fingerprint,
-                    created_at=info.created_at,
-                )
-            )
+        await self._database.write(
+            _one(delete(credentials), user_id, provider),
+            insert(credentials).values(
+                user_id=user_id,
+                provider=provider,
+                kind=kind,
+                sealed=sealed,
+                last_four=info.last_four,
+                fingerprint=info.fingerprint,
+                created_at=info.created_at,
+            ),
+        )
         return info
 
     async def all(self, user_id: str) -> list[CredentialInfo]:
-        async with self._database.read() as db:
-            rows = await db.execute(select(credentials).where(credentials.c.user_id == user_id))
-            return sorted((_info(row) for row in rows), key=lambda i: PROVIDERS.index(i.provider))
+        rows = await self._database.all(select(credentials).where(credentials.c.user_id == user_id))
+        return sorted((_info(row) for row in rows), key=lambda i: PROVIDERS.index(i.provider))
 
     async def info(self, user_id: str, provider: Provider) -> CredentialInfo:
         """Raises ``NotFound``."""
@@ -82,19 +80,16 @@ class Vault:
     async def delete(self, user_id: str, provider: Provider) -> None:
         """Raises ``NotFound``."""
         await self.info(user_id, provider)
-        async with self._database.write() as tx:
-            await tx.execute(_one(delete(credentials), user_id, provider))
+        await self._database.write(_one(delete(credentials), user_id, provider))
 
     async def has(self, user_id: str, provider: Provider) -> bool:
         query = _one(select(credentials.c.kind), user_id, provider)
-        async with self._database.read() as db:
-            return (await db.execute(query)).first() is not None
+        return await self._database.first(query) is not None
 
     async def reveal(self, user_id: str) -> list[Credential]:
         """Every credential of the user in the clear, for the gateway."""
         cipher = self._cipher(user_id)
-        async with self._database.read() as db:
-            rows = await db.execute(select(credentials).where(credentials.c.user_id == user_id))
+        rows = await self._database.all(select(credentials).where(credentials.c.user_id == user_id))
         return [
             Credential(
                 row.provider,
