@@ -58,7 +58,10 @@ class CodexDriver:
     async def spare(self) -> CodexAgent:
         process = await self._shared.get()
         try:
-            result = await new_session(process, "thread/start", self._thread())
+            # The history by pages writes each item to a database of its own as well, in every
+            # turn; nothing here reads it (docs/decisions/0009).
+            params = {**self._thread(), "historyMode": "legacy"}
+            result = await new_session(process, "thread/start", params)
         except RpcError as error:
             raise AgentStartFailed(error.message) from error
         thread = result.get("thread")
