@@ -22,6 +22,15 @@ PROVIDER_BASE_URLS: dict[Provider, str] = {
     "codex": "https://api.openai.com",
     "gemini": "https://generativelanguage.googleapis.com",
 }
+GIT_HOSTS: tuple[str, ...] = (
+    "github.com",
+    "api.github.com",
+    "codeload.github.com",
+    "raw.githubusercontent.com",
+    "objects.githubusercontent.com",
+    "gitlab.com",
+    "bitbucket.org",
+)
 
 
 def source_checkout() -> Path | None:
@@ -71,10 +80,30 @@ class Settings(BaseSettings):
     codex_base_url: str = PROVIDER_BASE_URLS["codex"]
     gemini_base_url: str = PROVIDER_BASE_URLS["gemini"]
 
+    # direct: sandboxes leave through the server's own address. exits: each user through the exit
+    # leased to them, and nobody in any other way.
+    egress: Literal["direct", "exits"] = "direct"
+    # What every sandbox may reach through CONNECT besides its providers' sign-in hosts:
+    # host, *.host, host:port; 443 without a port. Comma-separated.
+    egress_allow: Annotated[tuple[str, ...], NoDecode] = GIT_HOSTS
+    # Private networks into which an allowed name may lead all the same, as CIDR. None by default.
+    egress_networks: Annotated[tuple[str, ...], NoDecode] = ()
+    egress_connections: int = 128  # a sandbox's at once
+    egress_mb_per_s: float = 0  # of a sandbox, each way; 0 is no limit
+    exit_probe_url: str = "https://ip.decodo.com/json"
+    exit_probe_every_s: float = 300
+    # After so many failed probes in a row a user gets a spare exit, until theirs is well; 0: never.
+    exit_spare_after: int = 0
+
+    # A Claude session token is taken only where the operator says so (docs/legal.md).
+    claude_session_tokens: bool = False
+    # A text that each user must have accepted before their first run; none by default.
+    agreement_file: Path | None = None
+
     run_timeout_s: float = 600
     run_timeout_max_s: float = 3600
 
-    @field_validator("prewarm", mode="before")
+    @field_validator("prewarm", "egress_allow", "egress_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -60,6 +60,24 @@ class CredentialMalformed(InvalidRequest):
     code = "credential_malformed"
 
 
+class CredentialNotAllowed(Forbidden):
+    """A kind of credential that the operator has not switched on, or without the user's consent."""
+
+    code = "credential_not_allowed"
+
+
+class NeedsLogin(HutchError):
+    """The stored login no longer works; its user has to sign in again."""
+
+    code = "needs_login"
+
+
+class AgreementRequired(Forbidden):
+    """The user has not accepted the operator's agreement in its present version."""
+
+    code = "agreement_required"
+
+
 class Unavailable(HutchError):
     """A part that Hutch needs does not answer; trying again later is right."""
 
@@ -76,6 +94,12 @@ class SandboxFailed(Unavailable):
     """A sandbox could not be made ready, or was lost."""
 
     code = "sandbox_failed"
+
+
+class ExitUnavailable(Unavailable):
+    """No exit is to be had for this user, or theirs does not work. Never circumvented."""
+
+    code = "exit_unavailable"
 
 
 class ImageMissing(BackendError):

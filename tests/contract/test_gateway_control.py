@@ -38,7 +38,7 @@ def entry(name: str, *, incarnation: str = "inc_1", address: str = "127.0.0.2") 
         address=address,
         user_id=f"user_{name}",
         placeholder=Secret("placeholder"),
-        routes={"claude": Route("http://127.0.0.1:9", "x-api-key", Secret("real-secret"))},
+        routes={"claude": Route("http://127.0.0.1:9", (("x-api-key", Secret("real-secret")),))},
     )
 
 
@@ -151,7 +151,7 @@ async def test_a_refused_table_does_not_quote_its_secrets(settings: Settings) ->
     for address, value in (("127.0.0.2", "real\r\nsecret: x"), ("nowhere", "real-secret")):
         bad = Entry(
             "sbx_a", "inc_1", address, None, Secret("p"),
-            {"claude": Route("http://127.0.0.1:9", "x-api-key", Secret(value))},
+            {"claude": Route("http://127.0.0.1:9", (("x-api-key", Secret(value)),))},
         )  # fmt: skip
         with pytest.raises(Unavailable, match="refused") as refused:
             await client.put(bad)

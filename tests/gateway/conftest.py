@@ -73,7 +73,7 @@ class Setup:
             user_id=user,
             placeholder=Secret(changes.get("placeholder", f"placeholder-{sandbox}")),
             routes={
-                provider: Route(base_url, HEADERS[provider], Secret(f"real-{provider}-{user}"))
+                provider: Route(base_url, ((HEADERS[provider], Secret(f"real-{provider}-{user}")),))
                 for provider in PROVIDERS
             },
         )

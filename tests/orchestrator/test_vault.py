@@ -54,7 +54,7 @@ async def test_a_changed_credential_reaches_the_gateway(
     entry = world.gateway.table.find("127.0.0.1", [placeholder])
     assert entry is not None
     assert (entry.sandbox_id, entry.user_id) == (sandbox.id, user_id)
-    assert entry.routes["claude"].value.reveal() == "another-key-entirely"
+    assert entry.routes["claude"].headers[0][1].reveal() == "another-key-entirely"
     await hutch.vault.delete(user_id, "claude")
     await hutch.gateway_sync.credentials_changed(user_id)
     entry = world.gateway.table.find("127.0.0.1", [placeholder])

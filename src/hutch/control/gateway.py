@@ -97,8 +97,8 @@ class GatewaySync:
             return None
         routes: dict[Provider, Route] = {}
         for credential in await self._vault.reveal(sandbox.user_id):
-            header, value = credential.header()
-            routes[credential.provider] = Route(self._base_url(credential.provider), header, value)
+            base_url = self._base_url(credential.provider)
+            routes[credential.provider] = Route(base_url, (credential.header(),))
         return Entry(
             sandbox_id=sandbox.id,
             incarnation=sandbox.incarnation,

@@ -49,7 +49,9 @@ def presented_keys(headers: Mapping[str, str]) -> Iterator[str]:
 def to_provider(headers: Iterable[tuple[str, str]], route: Route) -> CIMultiDict[str]:
     """The sandbox's headers, without any credential, with the route's. Raises ``Refusal``."""
     items = list(headers)
-    dropped = _HOP_BY_HOP | _CREDENTIALS | {_plain(route.header)} | _nominated(items)
+    replaced = frozenset(_plain(name) for name, _ in route.headers)
+    credentials = frozenset({"cookie"}) if route.own_credential else _CREDENTIALS
+    dropped = _HOP_BY_HOP | credentials | replaced | _nominated(items)
     passed: CIMultiDict[str] = CIMultiDict()
     # aiohttp's client keeps a repeated header only if its name is spelt alike every time.
     spelling: dict[str, str] = {}
@@ -60,7 +62,10 @@ def to_provider(headers: Iterable[tuple[str, str]], route: Route) -> CIMultiDict
         if not _encodable(value):
             raise Refusal(400, "a header of the request is not UTF-8.")
         passed.add(spelling.setdefault(name.lower(), name), value)
-    passed[route.header] = route.value.reveal()
+    for name, secret in route.headers:
+        passed[name] = secret.reveal()
+    for name, value in route.added:
+        passed[name] = ",".join((*passed.popall(name, ()), value))
     return passed
 
 

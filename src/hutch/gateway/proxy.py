@@ -140,7 +140,7 @@ class Proxy:
         try:
             upstream = await self._http.request(
                 request.method,
-                target.url(route.base_url),
+                target.url(route.base_url, route.strip),
                 headers=headers,
                 data=body,
                 allow_redirects=False,

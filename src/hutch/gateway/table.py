@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from hutch.secrets import Secret
 from hutch_runtime.protocol import Provider
@@ -19,11 +19,36 @@ SHARED_ADDRESS: Final = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where one provider's requests of one sandbox go, and the header that pays for them."""
+    """Where one provider's requests of one sandbox go, and the headers that pay for them."""
 
     base_url: str  # http(s)://host[:port][/path], no query
-    header: str
-    value: Secret
+    # Put in place of whatever credential the sandbox sent.
+    headers: tuple[tuple[str, Secret], ...]
+    # Values added to a header that the sandbox may have sent too: (name, value), as a list.
+    added: tuple[tuple[str, str], ...] = ()
+    # The start of a path that ``base_url`` replaces: "/v1" where that API has none.
+    strip: str = ""
+    # A login that lives in the sandbox pays with its own header, which then passes as it is.
+    own_credential: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExitProxy:
+    """An HTTP proxy through which everything of one sandbox leaves, by CONNECT."""
+
+    id: str
+    host: str
+    port: int
+    username: str
+    password: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class HostRule:
+    """``host`` is a name, ``*.name`` (what is below it), or a literal address; in lower case."""
+
+    host: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +62,11 @@ class Entry:
     # The key that the container holds instead of a real one: worth nothing elsewhere.
     placeholder: Secret
     routes: Mapping[Provider, Route] = field(default_factory=dict)
+    # direct: from the server's own address. exit: through ``exit``. closed: not at all.
+    egress: Literal["direct", "exit", "closed"] = "direct"
+    exit: ExitProxy | None = None  # set exactly when ``egress`` is "exit"
+    closed_because: str = ""  # told to the user when it is "closed"
+    allow: tuple[HostRule, ...] = ()  # for CONNECT and plain HTTP
 
 
 class Table:

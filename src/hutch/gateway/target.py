@@ -26,8 +26,10 @@ class Target:
     query: str  # without the question mark, keys taken out
     presented: tuple[str, ...]  # the keys that were in the query
 
-    def url(self, base_url: str) -> URL:
+    def url(self, base_url: str, strip: str = "") -> URL:
         path = self.path or "/"
+        if strip and (path == strip or path.startswith(f"{strip}/")):
+            path = path.removeprefix(strip) or "/"
         query = f"?{self.query}" if self.query else ""
         return URL(f"{base_url.rstrip('/')}{path}{query}", encoded=True)
 

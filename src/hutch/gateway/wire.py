@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, IPvAnyAddress, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyAddress,
+    StringConstraints,
+    model_validator,
+)
 
-from hutch.gateway.table import Entry, Route
+from hutch.gateway.table import Entry, ExitProxy, HostRule, Route
 from hutch.secrets import Secret
 from hutch_runtime.protocol import Provider
 
@@ -16,6 +24,7 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A
 HeaderName = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9-]+$")]
 # No control character, no line break: nothing that could end the header and begin another.
 HeaderValue = Annotated[str, StringConstraints(max_length=8192, pattern=r"^[!-~]+( [!-~]+)*$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def _base_url(text: str) -> str:
@@ -34,8 +43,35 @@ class _Strict(BaseModel):
 
 class RouteIn(_Strict):
     base_url: Annotated[str, AfterValidator(_base_url)]
-    header: HeaderName
-    value: HeaderValue
+    headers: list[tuple[HeaderName, HeaderValue]]
+    added: list[tuple[HeaderName, HeaderValue]]
+    strip: Annotated[str, StringConstraints(max_length=64, pattern=r"^(/[A-Za-z0-9._-]+)*$")]
+    own_credential: bool
+
+    def route(self) -> Route:
+        return Route(
+            base_url=self.base_url,
+            headers=tuple((name, Secret(value)) for name, value in self.headers),
+            added=tuple(self.added),
+            strip=self.strip,
+            own_credential=self.own_credential,
+        )
+
+
+class ExitIn(_Strict):
+    id: Id
+    host: Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[!-~]+$")]
+    port: Port
+    username: HeaderValue
+    password: HeaderValue
+
+    def exit(self) -> ExitProxy:
+        return ExitProxy(self.id, self.host, self.port, self.username, Secret(self.password))
+
+
+class RuleIn(_Strict):
+    host: Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[!-~]+$")]
+    port: Port
 
 
 class EntryIn(_Strict):
@@ -45,6 +81,17 @@ class EntryIn(_Strict):
     user_id: Id | None
     placeholder: HeaderValue
     routes: dict[Provider, RouteIn]
+    egress: Literal["direct", "exit", "closed"]
+    exit: ExitIn | None
+    closed_because: Annotated[str, StringConstraints(max_length=500)]
+    allow: list[RuleIn]
+
+    @model_validator(mode="after")
+    def _has_its_exit(self) -> Self:
+        # Never "through an exit" without one: that could be read as "directly".
+        if (self.egress == "exit") != (self.exit is not None):
+            raise ValueError("an exit belongs to egress exit, and to it alone")
+        return self
 
     def entry(self) -> Entry:
         return Entry(
@@ -53,10 +100,11 @@ class EntryIn(_Strict):
             address=str(self.address),
             user_id=self.user_id,
             placeholder=Secret(self.placeholder),
-            routes={
-                provider: Route(route.base_url, route.header, Secret(route.value))
-                for provider, route in self.routes.items()
-            },
+            routes={provider: route.route() for provider, route in self.routes.items()},
+            egress=self.egress,
+            exit=self.exit.exit() if self.exit else None,
+            closed_because=self.closed_because,
+            allow=tuple(HostRule(rule.host.lower(), rule.port) for rule in self.allow),
         )
 
 
@@ -75,11 +123,27 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "routes": {
             provider: {
                 "base_url": route.base_url,
-                "header": route.header,
-                "value": route.value.reveal(),
+                "headers": [(name, value.reveal()) for name, value in route.headers],
+                "added": route.added,
+                "strip": route.strip,
+                "own_credential": route.own_credential,
             }
             for provider, route in entry.routes.items()
         },
+        "egress": entry.egress,
+        "exit": _exit_json(entry.exit) if entry.exit else None,
+        "closed_because": entry.closed_because,
+        "allow": [{"host": rule.host, "port": rule.port} for rule in entry.allow],
+    }
+
+
+def _exit_json(exit_proxy: ExitProxy) -> dict[str, Any]:
+    return {
+        "id": exit_proxy.id,
+        "host": exit_proxy.host,
+        "port": exit_proxy.port,
+        "username": exit_proxy.username,
+        "password": exit_proxy.password.reveal(),
     }
 
 

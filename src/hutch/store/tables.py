@@ -70,16 +70,98 @@ api_keys: Final = Table(
     Column("created_at", Float, nullable=False),
 )
 
+# One random key per user, and one of the installation's own. Without its row, nothing that was
+# sealed with it opens again: so it has no foreign key, and goes first when a user is deleted.
+data_keys: Final = Table(
+    "data_keys",
+    metadata,
+    Column("owner", String(32), primary_key=True),  # a user's id, or "installation"
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("master_key", String(32), nullable=False),  # the id of the key that wrapped it
+    Column("created_at", Float, nullable=False),
+)
+
 credentials: Final = Table(
     "credentials",
     metadata,
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
     Column("provider", String(16), primary_key=True),
     Column("kind", String(16), nullable=False),
+    Column("version", Integer, nullable=False),  # grows with every change of what is sealed
     Column("sealed", LargeBinary, nullable=False),  # nonce and AES-256-GCM ciphertext
     Column("last_four", String(4), nullable=False),
     Column("fingerprint", String(16), nullable=False),
+    Column("state", String(16), nullable=False),  # ok | needs_login
+    Column("reason", Text, nullable=False),  # why a login is needed; "" otherwise
     Column("created_at", Float, nullable=False),
+    Column("used_at", Float),
+    Column("last_result", String(32)),  # of the last use or check; null before the first
+)
+
+# Which text of which document a user has agreed to.
+agreements: Final = Table(
+    "agreements",
+    metadata,
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("document", String(32), primary_key=True),
+    Column("version", String(32), primary_key=True),
+    Column("accepted_at", Float, nullable=False),
+)
+
+# Hosts that a user lets their own sandbox reach, besides the operator's list.
+allowed_hosts: Final = Table(
+    "allowed_hosts",
+    metadata,
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("host", String(253), primary_key=True),
+    Column("port", Integer, primary_key=True),
+    Column("created_at", Float, nullable=False),
+)
+
+exits: Final = Table(
+    "exits",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(16), nullable=False),  # static | sticky
+    Column("host", String(253), nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("username", String(255), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),  # the password, under the installation's key
+    Column("label", String(200), nullable=False),
+    Column("expected_ip", String(64)),
+    Column("expires_at", Float),
+    Column("state", String(16), nullable=False),  # active | draining
+    Column("health", String(16), nullable=False),  # unknown | up | down | drifted
+    Column("reason", Text, nullable=False),  # of health; "" when all is well
+    Column("failures", Integer, nullable=False),  # probes in a row
+    Column("seen_ip", String(64)),
+    Column("probed_at", Float),
+    Column("last_user_id", String(32)),  # gets it back, if it is free
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("host", "port", "username"),
+)
+
+# The primary key is the promise: an exit is one user's at a time.
+exit_leases: Final = Table(
+    "exit_leases",
+    metadata,
+    Column("exit_id", ForeignKey("exits.id", ondelete="RESTRICT"), primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("role", String(8), nullable=False),  # home | spare
+    Column("since", Float, nullable=False),
+    UniqueConstraint("user_id", "role"),
+)
+
+# What happened to a user's way out; it outlives the exit.
+exit_history: Final = Table(
+    "exit_history",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("exit_id", String(32), nullable=False),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), index=True),
+    Column("what", String(16), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("at", Float, nullable=False),
 )
 
 sandboxes: Final = Table(
@@ -146,6 +228,8 @@ runs: Final = Table(
     Column("timings", JSON, nullable=False),
     Column("provider_session", String(200)),
     Column("cli_version", String(64)),
+    Column("exit_id", String(32)),  # null: the server's own address
+    Column("exit_ip", String(64)),  # as last probed
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),

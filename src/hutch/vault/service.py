@@ -58,6 +58,9 @@ class Vault:
                 sealed=sealed,
                 last_four=info.last_four,
                 fingerprint=info.fingerprint,
+                version=1,
+                state="ok",
+                reason="",
                 created_at=info.created_at,
             ),
         )
