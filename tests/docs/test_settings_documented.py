@@ -48,7 +48,8 @@ def test_every_setting_is_documented_with_its_default() -> None:
         if field.default is PydanticUndefined:  # it depends on the machine, and is in words
             assert name == "data_dir"
         else:
-            assert default == (f"`{written(field.default)}`" if field.default != "" else "empty")
+            text = written(field.default)
+            assert default == (f"`{text}`" if text else "empty")
 
 
 def test_every_variable_in_the_sources_is_documented() -> None:
