@@ -31,6 +31,10 @@ from hutch.sandboxes.runtime_client import RuntimeClient, runtime_key_hash
 from hutch.sandboxes.service import Sandboxes
 from hutch.store.database import Database
 from hutch.store.migrate import upgrade
+from hutch.vault.data_keys import DataKeys
+from hutch.vault.key_environment import EnvironmentKeys
+from hutch.vault.key_file import KeyFile
+from hutch.vault.keys import KeyProvider
 from hutch.vault.service import Vault
 
 _log = structlog.get_logger()
@@ -47,6 +51,7 @@ class Hutch:
     clock: Clock
     database: Database
     accounts: Accounts
+    data_keys: DataKeys
     vault: Vault
     sandboxes: Sandboxes
     runs: Runs
@@ -87,6 +92,8 @@ async def running(
             _log.warning("isolation.weak", warning=capabilities.warning)
 
         accounts = Accounts(database, clock, settings.secret)
+        data_keys = DataKeys(database, clock, await _key_provider(settings))
+        await data_keys.check()
         vault = Vault(database, clock, settings.secret)
         sandbox_rows = SandboxRows(database)
 
@@ -156,6 +163,7 @@ async def running(
             clock=clock,
             database=database,
             accounts=accounts,
+            data_keys=data_keys,
             vault=vault,
             sandboxes=sandboxes,
             runs=runs,
@@ -164,6 +172,14 @@ async def running(
             gateway_sync=sync,
             driver=driver,
         )
+
+
+async def _key_provider(settings: Settings) -> KeyProvider:
+    """Raises ``HostNotReady``."""
+    active = settings.master_key.get_secret_value()
+    if active:
+        return EnvironmentKeys(active, settings.master_key_previous.get_secret_value())
+    return await KeyFile.open(settings.master_keys_file)
 
 
 async def _watch(looks: Containers) -> None:

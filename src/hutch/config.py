@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from hutch_runtime.protocol import Provider
@@ -95,6 +95,13 @@ class Settings(BaseSettings):
     # After so many failed probes in a row a user gets a spare exit, until theirs is well; 0: never.
     exit_spare_after: int = 0
 
+    # The vault's master key and, while it is being changed, the one before: base64 of 32 bytes.
+    # Without one it is kept in ``master_keys_file``.
+    master_key: SecretStr = SecretStr("")
+    master_key_previous: SecretStr = SecretStr("")
+    # Where Codex goes with a ChatGPT login, which OpenAI's API does not take.
+    codex_login_base_url: str = "https://chatgpt.com/backend-api/codex"
+
     # A Claude session token is taken only where the operator says so (docs/legal.md).
     claude_session_tokens: bool = False
     # A text that each user must have accepted before their first run; none by default.
@@ -123,6 +130,11 @@ class Settings(BaseSettings):
     def admin_key_file(self) -> Path:
         """The first admin key, written at the first start; mode 0600."""
         return self.data_dir / "admin-key"
+
+    @property
+    def master_keys_file(self) -> Path:
+        """What opens every stored credential, made at the first start; mode 0600."""
+        return self.data_dir / "master-keys"
 
     @property
     def logs_dir(self) -> Path:

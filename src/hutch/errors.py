@@ -72,6 +72,12 @@ class NeedsLogin(HutchError):
     code = "needs_login"
 
 
+class CredentialRejected(HutchError):
+    """The provider refused a credential when it was tried; it was not stored."""
+
+    code = "credential_rejected"
+
+
 class AgreementRequired(Forbidden):
     """The user has not accepted the operator's agreement in its present version."""
 
@@ -82,6 +88,18 @@ class Unavailable(HutchError):
     """A part that Hutch needs does not answer; trying again later is right."""
 
     code = "unavailable"
+
+
+class KeyUnavailable(Unavailable):
+    """The key provider does not answer, or lacks the master key that is asked for."""
+
+    code = "key_unavailable"
+
+
+class DoesNotOpen(HutchError):
+    """A ciphertext was changed or moved, or its key was destroyed."""
+
+    code = "does_not_open"
 
 
 class BackendError(Unavailable):

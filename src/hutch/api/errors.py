@@ -23,6 +23,7 @@ _STATUS: Final[tuple[tuple[type[errors.HutchError], int], ...]] = (
     (errors.NotFound, 404),
     (errors.Conflict, 409),
     (errors.CredentialMissing, 422),
+    (errors.CredentialRejected, 422),
     (errors.NeedsLogin, 422),
     (errors.Unavailable, 503),
 )

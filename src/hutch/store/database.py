@@ -13,8 +13,11 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy import Executable, Row, create_engine, event
 
+from hutch.errors import Unavailable
+
 _T = TypeVar("_T")
 _READERS: Final = 4  # queries at once; more wait
+_CHECKPOINT_TRIES: Final = 4  # each waits as long as any statement does
 
 # A statement, or one with the rows that it is executed for.
 Statement: TypeAlias = Executable | tuple[Executable, list[dict[str, Any]]]
@@ -44,6 +47,18 @@ class Database:
         """
         return await _in(self._writer, lambda: self._execute(statements))
 
+    async def checkpoint(self) -> None:
+        """Bring every commit to stable storage and empty the journal. What was deleted before is
+        then in no file of the database, ``secure_delete`` having overwritten it in its page.
+        """
+        for _ in range(_CHECKPOINT_TRIES):
+            if await _in(self._writer, self._checkpoint):
+                return
+        raise Unavailable(
+            "The database's journal could not be emptied: somebody reads it without a pause.",
+            hint="Look for another program that has the database open (a backup?); repeat this.",
+        )
+
     async def close(self) -> None:
         for pool in (self._readers, self._writer):
             await asyncio.to_thread(pool.shutdown)
@@ -55,6 +70,11 @@ class Database:
         with self._engine.connect() as connection:
             result = connection.execute(query)
             return (result.first(), ()) if only_first else (None, result.all())
+
+    def _checkpoint(self) -> bool:
+        with self._engine.connect() as connection:
+            busy, _, _ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+        return not busy
 
     def _execute(self, statements: Sequence[Statement]) -> int:
         changed = 0
@@ -78,4 +98,5 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA busy_timeout=5000")
+    cursor.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten with zeros
     cursor.close()

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert
+
+from hutch.clock import SystemClock
+from hutch.store.database import Database
+from hutch.store.migrate import upgrade
+from hutch.store.tables import users
+from hutch.vault.data_keys import DataKeys
+from hutch.vault.key_file import KeyFile
+
+USERS = ("user_ada", "user_bob", "user_cyd")
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    url = f"sqlite:///{tmp_path / 'hutch.db'}"
+    upgrade(url)
+    opened = Database(url)
+    rows = [{"id": u, "name": u, "tier": "free", "created_at": 0.0} for u in USERS]
+    await opened.write((insert(users), rows))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def key_file(tmp_path: Path) -> KeyFile:
+    return await KeyFile.open(tmp_path / "master-keys")
+
+
+@pytest.fixture
+def data_keys(database: Database, key_file: KeyFile) -> DataKeys:
+    return DataKeys(database, SystemClock(), key_file)
