@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
+from hutch.accounts.agreements import Agreements
+from hutch.accounts.documents import documents
 from hutch.accounts.service import Accounts
 from hutch.backends.base import RUNTIME_PORT, Backend, Capabilities, Resources
 from hutch.backends.open import open_backend
@@ -17,7 +20,7 @@ from hutch.config import Settings
 from hutch.control import containers, gateway
 from hutch.control.containers import Containers
 from hutch.control.driver import Driver, Task
-from hutch.control.gateway import GatewaySync, placeholder_key
+from hutch.control.gateway import GatewaySync, placeholder_key, route_for
 from hutch.control.queue import WorkQueue
 from hutch.errors import BackendError
 from hutch.gateway.base import GatewayControl
@@ -35,6 +38,7 @@ from hutch.vault.data_keys import DataKeys
 from hutch.vault.key_environment import EnvironmentKeys
 from hutch.vault.key_file import KeyFile
 from hutch.vault.keys import KeyProvider
+from hutch.vault.probe import CredentialProbe
 from hutch.vault.service import Vault
 
 _log = structlog.get_logger()
@@ -51,8 +55,10 @@ class Hutch:
     clock: Clock
     database: Database
     accounts: Accounts
+    agreements: Agreements
     data_keys: DataKeys
     vault: Vault
+    probe: CredentialProbe
     sandboxes: Sandboxes
     runs: Runs
     backend: Backend
@@ -94,7 +100,16 @@ async def running(
         accounts = Accounts(database, clock, settings.secret)
         data_keys = DataKeys(database, clock, await _key_provider(settings))
         await data_keys.check()
-        vault = Vault(database, clock, settings.secret)
+        texts = await asyncio.to_thread(
+            documents,
+            settings.agreement_file,
+            claude_session_tokens=settings.claude_session_tokens,
+        )
+        agreements = Agreements(database, clock, texts)
+        vault = Vault(
+            database, clock, data_keys, permit_session_token=agreements.permit_session_token
+        )
+        stack.push_async_callback(vault.close)
         sandbox_rows = SandboxRows(database)
 
         def environment(sandbox: Sandbox) -> Mapping[str, str]:
@@ -115,7 +130,7 @@ async def running(
         def changed(sandbox: Sandbox) -> None:
             sandboxes.changed(sandbox)
 
-        sync = GatewaySync(gateway_control, vault, lambda: sandboxes, settings.base_url)
+        sync = GatewaySync(gateway_control, vault, lambda: sandboxes, partial(route_for, settings))
         reconciler = Reconciler(
             sandbox_rows,
             backend,
@@ -138,6 +153,7 @@ async def running(
             runtime,
             vault,
             clock,
+            agreements=agreements,
             timeout_s=settings.run_timeout_s,
             timeout_max_s=settings.run_timeout_max_s,
         )
@@ -163,8 +179,10 @@ async def running(
             clock=clock,
             database=database,
             accounts=accounts,
+            agreements=agreements,
             data_keys=data_keys,
             vault=vault,
+            probe=CredentialProbe(settings.base_url, _directly),
             sandboxes=sandboxes,
             runs=runs,
             backend=backend,
@@ -180,6 +198,10 @@ async def _key_provider(settings: Settings) -> KeyProvider:
     if active:
         return EnvironmentKeys(active, settings.master_key_previous.get_secret_value())
     return await KeyFile.open(settings.master_keys_file)
+
+
+async def _directly(_user_id: str) -> None:
+    """No connector of the user's own: by the server's address."""
 
 
 async def _watch(looks: Containers) -> None:

@@ -57,7 +57,7 @@ async def user_id(hutch: Hutch) -> str:
 async def new_user(hutch: Hutch, name: str) -> str:
     user = await hutch.accounts.create_user(name, "free")
     for provider in ("claude", "codex", "gemini"):
-        await hutch.vault.put_api_key(user.id, provider, KEY)
+        await hutch.vault.put(user.id, provider, "api_key", KEY)
     return user.id
 
 

@@ -3,11 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cryptography.exceptions import InvalidTag
 from sqlalchemy import select, update
 
 from hutch.app import Hutch
-from hutch.errors import CredentialMalformed, NotFound
+from hutch.errors import CredentialMalformed, NeedsLogin, NotFound
 from hutch.store.tables import credentials
 from hutch.vault.shapes import check_api_key
 from hutch_runtime.protocol import Provider
@@ -16,7 +15,7 @@ from tests.orchestrator.conftest import KEY, World, new_user
 
 async def test_what_is_stored_comes_out_for_the_gateway_alone(hutch: Hutch, user_id: str) -> None:
     revealed = await hutch.vault.reveal(user_id)
-    assert {c.provider: c.secret.reveal() for c in revealed} == dict.fromkeys(
+    assert {c.provider: c.secret.reveal() for c in revealed if c.secret} == dict.fromkeys(
         ("claude", "codex", "gemini"), KEY
     )
     info = await hutch.vault.info(user_id, "claude")
@@ -33,22 +32,29 @@ async def test_no_file_holds_a_key(world: World, hutch: Hutch, user_id: str) -> 
 
 async def test_a_row_copied_to_another_user_does_not_open(hutch: Hutch, user_id: str) -> None:
     other = await new_user(hutch, "somebody else")
-    mine = await hutch.database.first(
-        select(credentials.c.sealed).where(credentials.c.user_id == user_id)
+    columns = select(credentials.c.sealed, credentials.c.version).where(
+        credentials.c.user_id == user_id, credentials.c.provider == "claude"
     )
+    mine = await hutch.database.first(columns)
     assert mine is not None
     await hutch.database.write(
-        update(credentials).where(credentials.c.user_id == other).values(sealed=mine.sealed)
+        update(credentials)
+        .where(credentials.c.user_id == other, credentials.c.provider == "claude")
+        .values(sealed=mine.sealed, version=mine.version)
     )
-    with pytest.raises(InvalidTag):
-        await hutch.vault.reveal(other)
+    # The others still do, and the user is told before their next run fails without a reason.
+    assert {c.provider for c in await hutch.vault.reveal(other)} == {"codex", "gemini"}
+    with pytest.raises(NeedsLogin, match="claude"):
+        await hutch.vault.require(other, "claude")
+    await hutch.vault.put(other, "claude", "api_key", KEY)
+    await hutch.vault.require(other, "claude")
 
 
 async def test_a_changed_credential_reaches_the_gateway(
     world: World, hutch: Hutch, user_id: str
 ) -> None:
     sandbox = await hutch.sandboxes.ensure(user_id)
-    await hutch.vault.put_api_key(user_id, "claude", "another-key-entirely")
+    await hutch.vault.put(user_id, "claude", "api_key", "another-key-entirely")
     await hutch.gateway_sync.credentials_changed(user_id)
     [placeholder] = [s.env["HUTCH_PLACEHOLDER_KEY"] for s in world.backend.specs]
     entry = world.gateway.table.find("127.0.0.1", [placeholder])

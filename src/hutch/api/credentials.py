@@ -20,7 +20,7 @@ async def put_credential(
     provider: Provider, asked: CredentialRequest, hutch: HutchDep, caller: CallerDep
 ) -> CredentialAnswer:
     """Store or replace it. It is kept encrypted, never enters the container, never comes back."""
-    info = await hutch.vault.put_api_key(caller.user_id, provider, asked.api_key)
+    info = await hutch.vault.put(caller.user_id, provider, "api_key", asked.api_key)
     await hutch.gateway_sync.credentials_changed(caller.user_id)
     return CredentialAnswer.model_validate(info)
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from hutch.config import Settings
 from hutch.control.driver import TaskReport
 from hutch.errors import Unavailable
 from hutch.gateway.base import GatewayControl
@@ -18,6 +19,7 @@ from hutch.gateway.table import Entry, Route
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.service import Sandboxes
 from hutch.secrets import Secret
+from hutch.vault.models import Credential
 from hutch.vault.service import Vault
 from hutch_runtime.protocol import Provider
 
@@ -29,6 +31,17 @@ def placeholder_key(incarnation: str) -> str:
     return f"hutch-placeholder-{incarnation}"
 
 
+def route_for(settings: Settings, credential: Credential) -> Route:
+    """Where requests go that this credential pays for, and what is put into them."""
+    if credential.kind != "login":
+        base_url = settings.base_url(credential.provider)
+        return Route(base_url, credential.headers(), credential.added())
+    if credential.provider == "codex":
+        # ChatGPT's own endpoint, whose paths lack the API's /v1.
+        return Route(settings.codex_login_base_url, (), strip="/v1", own_credential=True)
+    return Route(settings.base_url(credential.provider), (), own_credential=True)
+
+
 class GatewaySync:
     """The sandboxes' ``Egress``, and the task that pushes the whole table when it is missing."""
 
@@ -37,12 +50,12 @@ class GatewaySync:
         gateway: GatewayControl,
         vault: Vault,
         sandboxes: Callable[[], Sandboxes],
-        base_url: Callable[[Provider], str],
+        route_for: Callable[[Credential], Route],
     ) -> None:
         self._gateway = gateway
         self._vault = vault
         self._sandboxes = sandboxes
-        self._base_url = base_url
+        self._route_for = route_for
         self._boot_id = ""
         # A whole table must not overtake a single change that was made after it was read.
         self._pushing = asyncio.Lock()
@@ -97,8 +110,7 @@ class GatewaySync:
             return None
         routes: dict[Provider, Route] = {}
         for credential in await self._vault.reveal(sandbox.user_id):
-            base_url = self._base_url(credential.provider)
-            routes[credential.provider] = Route(base_url, (credential.header(),))
+            routes[credential.provider] = self._route_for(credential)
         return Entry(
             sandbox_id=sandbox.id,
             incarnation=sandbox.incarnation,

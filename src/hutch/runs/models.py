@@ -48,6 +48,8 @@ class Run:
     timings: dict[str, float] = field(default_factory=dict)
     provider_session: str | None = None
     cli_version: str | None = None
+    exit_id: str | None = None  # None: the server's own address
+    exit_ip: str | None = None  # as last probed
     started_at: float | None = None
     finished_at: float | None = None
 

@@ -128,6 +128,8 @@ def _changes(run: Run, entries: list[LogEntry]) -> list[Statement]:
             timings=run.timings,
             provider_session=run.provider_session,
             cli_version=run.cli_version,
+            exit_id=run.exit_id,
+            exit_ip=run.exit_ip,
             started_at=run.started_at,
             finished_at=run.finished_at,
         )

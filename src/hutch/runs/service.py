@@ -16,9 +16,9 @@ from typing import Final
 import structlog
 from sqlalchemy.exc import IntegrityError
 
+from hutch.accounts.agreements import Agreements
 from hutch.clock import Clock
 from hutch.errors import (
-    CredentialMissing,
     IdempotencyMismatch,
     InvalidRequest,
     NotFound,
@@ -33,6 +33,7 @@ from hutch.runs.models import LogEntry, Run, Session
 from hutch.runs.rows import RunRows
 from hutch.sandboxes.runtime_client import RuntimeClient
 from hutch.sandboxes.service import Sandboxes
+from hutch.vault.models import Result
 from hutch.vault.service import Vault
 from hutch_runtime.protocol import PROMPT_MAX_BYTES, Provider
 
@@ -68,6 +69,7 @@ class Runs:
         vault: Vault,
         clock: Clock,
         *,
+        agreements: Agreements,
         timeout_s: float,
         timeout_max_s: float,
     ) -> None:
@@ -76,6 +78,7 @@ class Runs:
         self._runtime = runtime
         self._vault = vault
         self._clock = clock
+        self._agreements = agreements
         self._timeout_s = timeout_s
         self._timeout_max_s = timeout_max_s
         self._live: dict[str, Dispatch] = {}
@@ -99,7 +102,7 @@ class Runs:
 
     async def submit(self, user_id: str, new: NewRun) -> Run:
         """Accept a run. Raises ``InvalidRequest``, ``PromptTooLarge``, ``NotFound`` (session),
-        ``CredentialMissing``, ``IdempotencyMismatch``.
+        ``AgreementRequired``, ``CredentialMissing``, ``NeedsLogin``, ``IdempotencyMismatch``.
         """
         _check_prompt(new.prompt)
         timeout_s = new.timeout_s or self._timeout_s
@@ -114,11 +117,8 @@ class Runs:
                 return known
         now = self._clock.now()
         session, fresh = await self._session_for(user_id, new, now)
-        if not await self._vault.has(user_id, new.provider):
-            raise CredentialMissing(
-                f"No credential for {new.provider} is stored.",
-                hint=f"PUT /v1/credentials/{new.provider} with an API key first.",
-            )
+        await self._agreements.require(user_id)
+        await self._vault.require(user_id, new.provider)
         run = Run(
             id=new_id("run"),
             user_id=user_id,
@@ -286,6 +286,28 @@ class Runs:
             del self._live[run.id]
             if self._turns.get(run.session_id) is asyncio.current_task():
                 del self._turns[run.session_id]
+            result = credential_result(dispatch.run)
+            if result is not None:
+                self._vault.note_use(run.user_id, run.provider, result)
+
+
+# What a failed run says about the credential that paid for it.
+_RESULTS: Final[dict[str, Result]] = {
+    "provider_auth": "rejected",
+    "provider_rate_limited": "rate_limited",
+    "provider_unreachable": "unreachable",
+    "provider_bad_request": "error",
+    "provider_overloaded": "error",
+    "provider_error": "error",
+    "model_not_found": "error",
+}
+
+
+def credential_result(run: Run) -> Result | None:
+    """None when the run does not tell: it was cancelled, or failed before the provider."""
+    if run.state == "succeeded":
+        return "ok"
+    return _RESULTS.get(run.error_code) if run.error_code is not None else None
 
 
 def _check_prompt(prompt: str) -> None:
