@@ -19,6 +19,7 @@ from hutch.clock import Clock, SystemClock
 from hutch.config import Settings
 from hutch.control import containers, gateway
 from hutch.control.containers import Containers
+from hutch.control.deletion import Deletion
 from hutch.control.driver import Driver, Task
 from hutch.control.gateway import GatewaySync, placeholder_key, route_for
 from hutch.control.queue import WorkQueue
@@ -61,6 +62,7 @@ class Hutch:
     probe: CredentialProbe
     sandboxes: Sandboxes
     runs: Runs
+    deletion: Deletion
     backend: Backend
     capabilities: Capabilities
     gateway_sync: GatewaySync
@@ -185,6 +187,7 @@ async def running(
             probe=CredentialProbe(settings.base_url, _directly),
             sandboxes=sandboxes,
             runs=runs,
+            deletion=Deletion(database, accounts, agreements, vault, runs, sandboxes=sandboxes),
             backend=backend,
             capabilities=capabilities,
             gateway_sync=sync,

@@ -153,7 +153,8 @@ async def test_users_come_and_go(hutch: Hutch, api: Api) -> None:
     for bad in ({"name": ""}, {"name": "a\nb"}, {"name": "x", "tier": "gold"}, {"nome": "x"}):
         assert (await api("POST", "/v1/admin/users", admin, json=bad))[0] == 400
     assert (await api("GET", "/v1/runs", made["key"]))[0] == 200
-    assert (await api("DELETE", f"/v1/admin/users/{made['id']}", admin))[0] == 204
+    status, gone = await api("DELETE", f"/v1/admin/users/{made['id']}", admin)
+    assert (status, gone["name"], gone["api_keys"]) == (200, "zoe", 1)
     assert (await api("GET", "/v1/runs", made["key"]))[0] == 401
 
 

@@ -107,8 +107,12 @@ async def test_a_restarted_gateway_gets_its_table_again(
 async def test_a_deleted_user_leaves_nothing(world: World, hutch: Hutch) -> None:
     user_id = await new_user(hutch, "leaver")
     await run_to_end(hutch, user_id)
-    await hutch.sandboxes.destroy(user_id)
-    await hutch.accounts.delete_user(user_id)
+    gone = await hutch.deletion.delete(user_id)
+    assert gone.data_key
+    assert not gone.opens
+    assert gone.container
+    assert (gone.traces.credentials, gone.traces.runs, gone.traces.sessions) == (3, 1, 1)
+    assert gone.traces.events >= 2
     engine = create_engine(world.settings.database_url)
     with engine.connect() as db:
         for name, table in metadata.tables.items():

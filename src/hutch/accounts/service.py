@@ -15,7 +15,7 @@ from hutch.clock import Clock
 from hutch.errors import Conflict, InvalidRequest, NotFound, Unauthorized
 from hutch.ids import is_id, new_id
 from hutch.store.database import Database
-from hutch.store.tables import api_keys, users
+from hutch.store.tables import api_keys, data_keys, users
 
 NAME_MAX: Final = 200
 _KEY_BYTES: Final = 32
@@ -69,9 +69,18 @@ class Accounts:
 
     async def delete_user(self, user_id: str) -> None:
         """Remove the user and, by cascade, all rows of theirs. Their sandbox is not ours to end:
-        the caller destroys it first.
+        the caller destroys it first, and before that their data key (``control.deletion``).
         """
-        await self._database.write(delete(users).where(users.c.id == user_id))
+        await self._database.write(
+            # One that was made again by what was still under way.
+            delete(data_keys).where(data_keys.c.owner == user_id),
+            delete(users).where(users.c.id == user_id),
+        )
+        self._known.clear()
+
+    async def revoke_keys(self, user_id: str) -> None:
+        """Every API key of the user's own."""
+        await self._database.write(delete(api_keys).where(api_keys.c.user_id == user_id))
         self._known.clear()
 
     async def create_key(self, scope: Scope, user_id: str | None = None) -> NewKey:

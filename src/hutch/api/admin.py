@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import contextlib
+from dataclasses import asdict
 
 from fastapi import APIRouter, Depends
 
@@ -9,7 +9,9 @@ from hutch.api.caller import HutchDep, admin
 from hutch.api.container import answer
 from hutch.api.shapes import (
     ContainerPage,
+    DeletionAnswer,
     KeyAnswer,
+    RotationAnswer,
     TaskAnswer,
     TaskPage,
     UserAnswer,
@@ -17,7 +19,6 @@ from hutch.api.shapes import (
     UserRequest,
     UserWithKey,
 )
-from hutch.errors import NotFound
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(admin)])
 
@@ -48,14 +49,24 @@ async def create_service_key(hutch: HutchDep) -> KeyAnswer:
     return _key(await hutch.accounts.create_key("service"))
 
 
-@router.delete("/users/{user_id}", status_code=204)
-async def delete_user(user_id: str, hutch: HutchDep) -> None:
-    """The user, their container, credentials, keys, sessions and runs."""
-    user = await hutch.accounts.user(user_id)
-    await hutch.runs.end_all(user.id)
-    with contextlib.suppress(NotFound):
-        await hutch.sandboxes.destroy(user.id)
-    await hutch.accounts.delete_user(user.id)
+@router.delete("/users/{user_id}")
+async def delete_user(user_id: str, hutch: HutchDep) -> DeletionAnswer:
+    """The user's data key first, then their container and every row of theirs; what went."""
+    done = await hutch.deletion.delete(user_id)
+    return DeletionAnswer(
+        user_id=done.user.id,
+        name=done.user.name,
+        data_key=done.data_key,
+        opens=done.opens,
+        container=done.container,
+        **asdict(done.traces),
+    )
+
+
+@router.post("/vault/rotate")
+async def rotate_master_key(hutch: HutchDep) -> RotationAnswer:
+    """Wrap every data key with a new master key; the service goes on meanwhile."""
+    return RotationAnswer.model_validate(await hutch.data_keys.rotate())
 
 
 @router.get("/containers")

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from hutch.api import admin, container, credentials, errors, health, runs, sessions
+from hutch.api import admin, agreements, container, credentials, errors, health, runs, sessions
 from hutch.api.limits import BodyLimit
 from hutch.app import Hutch
 
@@ -28,6 +28,6 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
     )
     errors.install(app)
     app.add_middleware(BodyLimit)
-    for part in (runs, sessions, container, credentials, admin, health):
+    for part in (runs, sessions, container, credentials, agreements, admin, health):
         app.include_router(part.router)
     return app

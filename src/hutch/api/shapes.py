@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from hutch.accounts.models import Tier
+from hutch.errors import InvalidRequest
 from hutch.runs.models import Run, RunState
+from hutch.vault.models import Kind, PutKind, Result, State
 from hutch_runtime.protocol import Provider, StopReason
 
 Time = Annotated[
@@ -158,20 +161,103 @@ class ContainerPage(Shape):
 
 
 class CredentialRequest(Asked):
-    kind: Literal["api_key"] = "api_key"
-    api_key: str = Field(description="Kept encrypted; never shown again.", repr=False)
+    """``kind`` and the one field that goes with it. Kept encrypted; never shown again."""
+
+    kind: PutKind = "api_key"
+    api_key: str | None = Field(None, description="With kind api_key.", repr=False)
+    session_token: str | None = Field(
+        None, description="With kind session_token, for claude.", repr=False
+    )
+    auth_json: str | dict[str, Any] | None = Field(
+        None,
+        description="With kind chatgpt, for codex: the content of ~/.codex/auth.json.",
+        repr=False,
+    )
+
+    def text(self) -> str:
+        """Raises ``InvalidRequest``."""
+        field = "auth_json" if self.kind == "chatgpt" else self.kind
+        given = {
+            name: value
+            for name in ("api_key", "session_token", "auth_json")
+            if (value := getattr(self, name)) is not None
+        }
+        if set(given) != {field}:
+            raise InvalidRequest(
+                f"With the kind `{self.kind}` goes the field `{field}`, and no other.",
+                hint=f'Send {{"kind": "{self.kind}", "{field}": …}}.',
+            )
+        value = given[field]
+        return value if isinstance(value, str) else json.dumps(value)
+
+
+class CheckAnswer(Shape):
+    result: Literal[Result, "unchecked"] = Field(
+        description="Of one cheap request. unchecked: a login, which only its CLI may use."
+    )
+    detail: str
 
 
 class CredentialAnswer(Shape):
     provider: Provider
-    kind: str
-    last_four: str
+    kind: Kind
+    last_four: str = Field(description="Empty for a login, and for a very short key.")
     fingerprint: str
+    state: State = Field(description="needs_login: it no longer works, and reason says why.")
+    reason: str
     created_at: Time
+    used_at: Time | None = Field(description="Within a minute.")
+    last_result: Result | None = Field(description="Of the last use or check.")
+
+
+class StoredCredential(CredentialAnswer):
+    verified: CheckAnswer | None = Field(None, description="With ?verify=true.")
 
 
 class CredentialPage(Shape):
     credentials: list[CredentialAnswer]
+
+
+class AgreementAnswer(Shape):
+    document: str
+    version: str
+    text: str
+    required: bool = Field(description="Before the first run.")
+    accepted_at: Time | None = Field(description="When this version was; null: it was not.")
+
+
+class AgreementPage(Shape):
+    agreements: list[AgreementAnswer]
+
+
+class AcceptRequest(Asked):
+    document: str
+    version: str = Field(description="Of the text that was read.")
+
+
+class DeletionAnswer(Shape):
+    """What went. The data key goes first; without it nothing that it sealed opens again."""
+
+    user_id: str
+    name: str
+    data_key: str | None = Field(description="Fingerprint of the key that was destroyed.")
+    opens: bool = Field(description="Whether a ciphertext kept from before still opened after.")
+    credentials: int
+    api_keys: int
+    sessions: int
+    runs: int
+    events: int
+    agreements: int
+    allowed_hosts: int
+    container: str | None
+    exits: list[str] = Field(description="Leased to the user until now.")
+
+
+class RotationAnswer(Shape):
+    master_key: str = Field(description="Id of the key that now wraps all data keys.")
+    rewrapped: int
+    unreadable: int = Field(description="Data keys that no master key opens; left as they are.")
+    forgotten: list[str] = Field(description="Ids of master keys that are gone for good.")
 
 
 class UserRequest(Asked):

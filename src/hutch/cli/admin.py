@@ -14,6 +14,8 @@ from hutch.config import Settings
 app = typer.Typer(no_args_is_help=True, help="Manage users and keys.")
 users = typer.Typer(no_args_is_help=True, help="Manage users.")
 app.add_typer(users, name="users")
+vault = typer.Typer(no_args_is_help=True, help="Manage the vault's keys.")
+app.add_typer(vault, name="vault")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -56,11 +58,48 @@ def create_key(user_id: str, json: Json = False) -> None:
 
 
 @users.command("delete")
-def delete_user(user_id: str) -> None:
-    """Remove a user, their container, credentials, keys, sessions and runs."""
+def delete_user(user_id: str, json: Json = False) -> None:
+    """Destroy a user's data key, then remove all that is theirs; print what went."""
     with admin_client(Settings()) as admin:
-        admin.call("DELETE", f"/v1/admin/users/{user_id}")
-    typer.echo(f"deleted {user_id}")
+        gone = admin.call("DELETE", f"/v1/admin/users/{user_id}")
+    if json:
+        typer.echo(json_module.dumps(gone))
+        return
+    proof = (
+        "NO: what it sealed still opens. Report this."
+        if gone["opens"]
+        else "what it sealed no longer opens (tried)"
+    )
+    rows = ("credentials", "api_keys", "sessions", "runs", "events", "agreements", "allowed_hosts")
+    shown = {
+        "deleted": f"{gone['user_id']} ({gone['name']})",
+        "data key": f"{gone['data_key']} destroyed first" if gone["data_key"] else "was gone",
+        "proof": proof,
+        "container": gone["container"] or "none",
+        "exits": ", ".join(gone["exits"]) or "none",
+        **{name.replace("_", " "): gone[name] for name in rows},
+    }
+    for name, text in shown.items():
+        typer.echo(f"{name:<14} {text}")
+
+
+@vault.command("rotate")
+def rotate_master_key(json: Json = False) -> None:
+    """Wrap every data key with a new master key, while the service runs. Safe to repeat."""
+    with admin_client(Settings()) as admin:
+        done = admin.call("POST", "/v1/admin/vault/rotate")
+    if json:
+        typer.echo(json_module.dumps(done))
+        return
+    typer.echo(f"re-wrapped {done['rewrapped']} data keys with {done['master_key']}")
+    if done["forgotten"]:
+        typer.echo(f"destroyed {', '.join(done['forgotten'])}; back up the new master key now")
+    if done["unreadable"]:
+        typer.echo(
+            f"{done['unreadable']} data keys open with no master key and were left as they are: "
+            "restore them from a backup, or delete their users"
+        )
+        raise typer.Exit(1)
 
 
 @app.command("service-key")

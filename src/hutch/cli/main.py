@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hutch.cli import admin, image
+from hutch.cli import admin, agreements, image
 from hutch.cli.doctor import doctor
+from hutch.cli.master_keys import settings_apart_from_environment
 from hutch.cli.profile import admin_client, user_client
 from hutch.cli.tables import table
 from hutch.client import ApiError, ClientError
@@ -25,6 +26,7 @@ app = typer.Typer(
     help="Claude Code, Codex CLI and Gemini CLI in a container of each user's own.",
 )
 app.add_typer(admin.app, name="admin")
+app.add_typer(agreements.app, name="agreements")
 app.add_typer(image.app, name="image")
 app.command()(doctor)
 
@@ -82,7 +84,7 @@ def serve() -> None:
     """Serve the API in the foreground. Settings are environment variables HUTCH_*."""
     from hutch.cli.serve import serve as serve_api  # noqa: PLC0415  imports the whole service
 
-    serve_api(Settings())
+    serve_api(settings_apart_from_environment())
 
 
 @app.command()
@@ -90,7 +92,7 @@ def up() -> None:
     """Install what is missing, build the image, start everything, try each provider once."""
     from hutch.cli.up import up as bring_up  # noqa: PLC0415  imports the whole service
 
-    raise typer.Exit(0 if bring_up(Settings(), Console()) else 1)
+    raise typer.Exit(0 if bring_up(settings_apart_from_environment(), Console()) else 1)
 
 
 @app.command()
@@ -98,7 +100,7 @@ def setup() -> None:
     """Install what is missing and build the image; start nothing."""
     from hutch.host.setup import set_up  # noqa: PLC0415  only this command needs it
 
-    asyncio.run(set_up(Settings(), typer.echo))
+    asyncio.run(set_up(settings_apart_from_environment(), typer.echo))
 
 
 @app.command()

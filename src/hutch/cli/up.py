@@ -17,6 +17,7 @@ from hutch.backends.base import Capabilities
 from hutch.backends.open import open_backend
 from hutch.cli.background import Background, Program
 from hutch.cli.demo import KEY_VARIABLES, demo, uses_offline_model
+from hutch.cli.master_keys import for_the_api
 from hutch.cli.profile import service_url
 from hutch.client import ApiError, Client, ClientError
 from hutch.config import Settings, source_checkout
@@ -132,7 +133,12 @@ def _programs(settings: Settings, address: str) -> list[Program]:
             environment,
             version,
         ),
-        Program(API, (python, "-m", "hutch.cli.main", "serve"), environment, version),
+        Program(
+            API,
+            (python, "-m", "hutch.cli.main", "serve"),
+            {**environment, **for_the_api(settings)},
+            version,
+        ),
     ]
     if offline:
         argv = (

@@ -91,6 +91,9 @@ class DataKeys:
         except InvalidTag:
             raise _does_not_open() from None
 
+    async def exists(self, owner: str) -> bool:
+        return await self._row(owner) is not None
+
     async def destroy(self, owner: str) -> str | None:
         """Once it returns, nothing sealed for ``owner`` opens any more, and the wrapped key is in
         no file of the database. The first 16 hex digits of its SHA-256; None if there was none.

@@ -36,6 +36,14 @@ class CredentialInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Shredded:
+    """What became of everything sealed for a user."""
+
+    data_key: str | None  # fingerprint of the destroyed key
+    opens: bool  # of a ciphertext kept from before: whether it still opened
+
+
+@dataclass(frozen=True, slots=True)
 class Credential:
     """A credential in the clear, on its way from the vault to the gateway's memory. ``secret`` is
     None for a login: the CLI in the container holds that one itself.

@@ -6,6 +6,7 @@ over a later one of the same user, does not open.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,13 +17,20 @@ from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hutch.clock import Clock
-from hutch.errors import Conflict, CredentialMissing, DoesNotOpen, NeedsLogin, NotFound
+from hutch.errors import (
+    Conflict,
+    CredentialMissing,
+    DoesNotOpen,
+    KeyUnavailable,
+    NeedsLogin,
+    NotFound,
+)
 from hutch.secrets import Secret
 from hutch.store.database import Database
 from hutch.store.tables import credentials
 from hutch.vault.data_keys import DataKeys
 from hutch.vault.logins import CODEX_AUTH, pack, unpack
-from hutch.vault.models import Credential, CredentialInfo, Kind, PutKind, Result, State
+from hutch.vault.models import Credential, CredentialInfo, Kind, PutKind, Result, Shredded, State
 from hutch.vault.shapes import check_api_key, check_auth_json, check_session_token
 from hutch.vault.uses import Uses
 from hutch_runtime.protocol import PROVIDERS, Provider
@@ -138,6 +146,10 @@ class Vault:
         """Costs its caller nothing: it is written in the background, once a minute at most."""
         self._uses.note(user_id, provider, result)
 
+    async def record_check(self, user_id: str, provider: Provider, result: Result) -> None:
+        """The outcome of a check that somebody waits for: at once."""
+        await self._uses.write(user_id, provider, result)
+
     async def all(self, user_id: str) -> list[CredentialInfo]:
         rows = await self._database.all(select(credentials).where(credentials.c.user_id == user_id))
         return sorted((_info(row) for row in rows), key=lambda i: PROVIDERS.index(i.provider))
@@ -189,6 +201,26 @@ class Vault:
     async def reveal_one(self, user_id: str, provider: Provider) -> Credential:
         """For a check of it. Raises ``NotFound``, ``DoesNotOpen``."""
         return await self._credential(await self._existing(user_id, provider))
+
+    async def shred(self, user_id: str) -> Shredded:
+        """Destroy the user's data key, and try it on a ciphertext kept from before."""
+        row = await self._database.first(
+            select(credentials).where(credentials.c.user_id == user_id).limit(1)
+        )
+        sample: tuple[str, bytes] | None = None
+        if row is not None:
+            sample = _context(row.provider, row.kind, row.version), row.sealed
+        elif await self._data_keys.exists(user_id):
+            # A key that cannot be had must not keep it from being destroyed.
+            with contextlib.suppress(KeyUnavailable):
+                sample = "proof", await self._data_keys.seal(user_id, "proof", b"")
+        fingerprint = await self._data_keys.destroy(user_id)
+        opens = False
+        if sample is not None:
+            with contextlib.suppress(DoesNotOpen):
+                await self._data_keys.open(user_id, *sample)
+                opens = True
+        return Shredded(fingerprint, opens)
 
     async def _store(
         self,

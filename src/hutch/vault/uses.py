@@ -37,6 +37,10 @@ class Uses:
         if which not in self._writing:
             self._writing[which] = asyncio.create_task(self._write_while_used(which))
 
+    async def write(self, user_id: str, provider: Provider, result: Result) -> None:
+        self._latest[user_id, provider] = (self._clock.now(), result)
+        await self._write((user_id, provider))
+
     async def close(self) -> None:
         """Write down what has not been yet."""
         for task in self._writing.values():
@@ -54,7 +58,10 @@ class Uses:
             del self._writing[which]
 
     async def _write(self, which: tuple[str, Provider]) -> None:
-        used_at, result = self._latest.pop(which)
+        noted = self._latest.pop(which, None)
+        if noted is None:
+            return  # written by another meanwhile
+        used_at, result = noted
         user_id, provider = which
         try:
             await self._database.write(
