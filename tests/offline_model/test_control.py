@@ -67,3 +67,11 @@ def test_a_behaviour_for_one_key(http: httpx2.Client) -> None:
 def test_a_misspelt_behaviour_is_refused(http: httpx2.Client) -> None:
     for body in ({"statsu": 429}, {"status": 200}, {"slow": {"tokens": 0, "ms": 1}}):
         assert http.post("/_control/behaviour", json=body).status_code == 400
+
+
+def test_a_behaviour_for_lists_of_models_leaves_turns_alone(http: httpx2.Client) -> None:
+    http.post("/_control/behaviour", json={"models": True, "status": 401, "times": 3})
+    assert send(http, "claude", ask("claude", "hello")).status_code == 200
+    for path in ("/v1/models", "/v1beta/models", "/v1/models"):
+        assert http.get(path).status_code == 401
+    assert http.get("/v1/models").status_code == 200

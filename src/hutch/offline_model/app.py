@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -68,12 +70,19 @@ class _Server:
         return JSONResponse({"name": LABEL})
 
     async def models(self, request: Request) -> Response:
-        self._record(request).status = 200
-        return JSONResponse(models(request))
+        wire = self._anthropic if "anthropic-version" in request.headers else self._openai
+        return self._list(request, wire, models(request))
 
     async def gemini_models(self, request: Request) -> Response:
-        self._record(request).status = 200
-        return JSONResponse(gemini_models())
+        return self._list(request, self._gemini, gemini_models())
+
+    def _list(self, request: Request, wire: Wire, listing: dict[str, Any]) -> Response:
+        recorded = self._record(request)
+        wish = self._control.take("", recorded.key, models=True)
+        if wish is not None and wish.status is not None:
+            return _error(wire, recorded, wish.status, "asked for by a test")
+        recorded.status = 200
+        return JSONResponse(listing)
 
     async def no_websocket(self, request: Request) -> Response:
         """Codex's built-in provider tries a WebSocket first; 426 sends it to POST."""

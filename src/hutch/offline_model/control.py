@@ -48,6 +48,7 @@ class Behaviour(BaseModel):
     """What to do with the turns that it matches, instead of what their magic words say."""
 
     model_config = ConfigDict(extra="forbid")
+    models: bool = False  # of lists of models, by which keys are tried, and of no turns
     match: str = ""  # part of the user's text; "" is in every text
     key: str = ""  # a key's fingerprint; "" is any
     status: int | None = Field(default=None, ge=400, le=599)
@@ -67,10 +68,14 @@ class Control:
         self.requests: deque[Recorded] = deque(maxlen=KEPT_REQUESTS)
         self.behaviours: list[Behaviour] = []
 
-    def take(self, user_text: str, key: str) -> Wish | None:
+    def take(self, user_text: str, key: str, *, models: bool = False) -> Wish | None:
         """The first behaviour that matches, counted down."""
         for behaviour in self.behaviours:
-            if behaviour.match in user_text and behaviour.key in {"", key}:
+            if (
+                behaviour.models == models
+                and behaviour.match in user_text
+                and behaviour.key in {"", key}
+            ):
                 if behaviour.times is not None:
                     behaviour.times -= 1
                     if behaviour.times == 0:
