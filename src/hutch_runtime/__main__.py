@@ -11,6 +11,7 @@ from typing import Final
 import uvicorn
 
 from hutch_runtime.agents import Pool
+from hutch_runtime.logins.service import Logins
 from hutch_runtime.protocol import PROVIDERS
 from hutch_runtime.providers import open_driver
 from hutch_runtime.runs import Runs
@@ -36,8 +37,9 @@ def build(settings: Settings) -> uvicorn.Server:
     drivers = {name: open_driver(name, settings.setup(name)) for name in PROVIDERS}
     pool = Pool(drivers, prewarm=settings.prewarm, idle_s=settings.agent_idle_s)
     runs = Runs(pool, settings.versions)
+    logins = Logins(settings.setup, pool, settings.home)
     config = uvicorn.Config(
-        Server(settings, pool, runs).app(),
+        Server(settings, pool, runs, logins).app(),
         host=settings.host,
         port=settings.port,
         loop="asyncio",

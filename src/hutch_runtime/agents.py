@@ -30,6 +30,7 @@ RETRY_FIRST_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
 REASONS_KEPT: Final = 64  # sessions of which we remember why their agent ended
 REASON_MAX_CHARS: Final = 500
+RENEWED: Final = "the CLI was started again with another login"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,14 @@ class Lease:
 
     agent: Agent
     origin: AgentOrigin
+    driver: Driver
     restarted: str | None = None
 
 
 @dataclass(slots=True)
 class _Slot:
     agent: Agent
+    driver: Driver
     busy: bool = True
     idle_since: float = 0.0
 
@@ -106,26 +109,48 @@ class Pool:
         shelf = self._shelves[provider]
         self._turns += 1
         try:
-            lease = await (self._new(shelf) if session is None else self._old(shelf, session))
+            lease = await self._lease(shelf, session)
         except BaseException:
             self._turn_ended()
             raise
-        shelf.slots[lease.agent.session] = _Slot(lease.agent)
+        shelf.slots[lease.agent.session] = _Slot(lease.agent, lease.driver)
         return lease
 
     async def put_back(self, provider: Provider, lease: Lease, *, usable: bool) -> None:
         """The turn is over; ``usable`` False closes the agent."""
         shelf, agent = self._shelves[provider], lease.agent
         slot = shelf.slots.pop(agent.session, None)
-        if slot is not None and usable and agent.alive:
+        if slot is not None and usable and agent.alive and lease.driver is shelf.driver:
             slot.busy, slot.idle_since = False, self._clock()
             shelf.slots[agent.session] = slot
         else:
             reason = await _reason(agent) if not agent.alive else "it did not obey"
+            if lease.driver is not shelf.driver:
+                reason = RENEWED
             self._remember(shelf, agent.session, reason)
             await agent.close()
+            await self._let_go(shelf, lease.driver)
         self._turn_ended()
         await self._evict(shelf)
+
+    async def renew(self, provider: Provider, driver: Driver) -> None:
+        """Start agents of this provider by ``driver`` from now on. The idle ones end at once, those
+        in a turn after it; their sessions are taken up again by the new driver.
+        """
+        shelf = self._shelves[provider]
+        former, shelf.driver = shelf.driver, driver
+        spare, shelf.spare = shelf.spare, None
+        shelf.failure, shelf.failures = "", 0
+        for slot in [slot for slot in shelf.slots.values() if not slot.busy]:
+            await self._retire(shelf, slot, RENEWED)
+        if spare is not None:
+            await spare.close()
+        await self._let_go(shelf, former)
+        self._refill_in(0 if self._turns == 0 else REFILL_AFTER_S)
+
+    def busy(self, provider: Provider) -> bool:
+        """Whether an agent of this provider is in a turn."""
+        return any(slot.busy for slot in self._shelves[provider].slots.values())
 
     def report(self) -> list[dict[str, Any]]:
         """For ``/health``: each agent, and each one that should be there and is not."""
@@ -166,16 +191,31 @@ class Pool:
         drivers = [shelf.driver for shelf in self._shelves.values()]
         await asyncio.gather(*(driver.close() for driver in drivers), return_exceptions=True)
 
+    async def _lease(self, shelf: _Shelf, session: str | None) -> Lease:
+        while True:
+            driver = shelf.driver
+            try:
+                return await (self._new(shelf) if session is None else self._old(shelf, session))
+            except AgentStartFailed:
+                if driver is shelf.driver:  # else it was closed under this very start
+                    raise
+
+    async def _let_go(self, shelf: _Shelf, driver: Driver) -> None:
+        """Close a driver that is not the shelf's any more, once no turn needs it."""
+        if driver is not shelf.driver and all(s.driver is not driver for s in shelf.slots.values()):
+            await driver.close()
+
     async def _new(self, shelf: _Shelf) -> Lease:
         if (spare := self._take_spare(shelf)) is not None:
-            return Lease(spare, "warm")
+            return Lease(spare, "warm", shelf.driver)
         if shelf.starting is not None:  # nearer to ready than one that starts now
             await asyncio.wait([shelf.starting])
             if (spare := self._take_spare(shelf)) is not None:
-                return Lease(spare, "started")
-        agent = await shelf.driver.spare()
+                return Lease(spare, "started", shelf.driver)
+        driver = shelf.driver
+        agent = await driver.spare()
         self._spawn(self._mind(shelf, agent))
-        return Lease(agent, "started")
+        return Lease(agent, "started", driver)
 
     def _take_spare(self, shelf: _Shelf) -> Agent | None:
         spare, shelf.spare = shelf.spare, None
@@ -184,14 +224,15 @@ class Pool:
     async def _old(self, shelf: _Shelf, session: str) -> Lease:
         slot = shelf.slots.pop(session, None)
         if slot is not None and slot.agent.alive:
-            return Lease(slot.agent, "live")
+            return Lease(slot.agent, "live", slot.driver)
         if slot is not None:  # it died this instant, before its minder could say so
             self._remember(shelf, session, await _reason(slot.agent))
             await slot.agent.close()
-        agent = await shelf.driver.resume(session)
+        driver = shelf.driver
+        agent = await driver.resume(session)
         self._spawn(self._mind(shelf, agent))
         reason = shelf.ended.pop(session, "no agent of this session was running")
-        return Lease(agent, agent.resumed or "resumed", reason)
+        return Lease(agent, agent.resumed or "resumed", driver, reason)
 
     async def _prewarm(self) -> None:
         # One after the other: the sandbox has one CPU, and so the first is warm soonest.
@@ -206,11 +247,19 @@ class Pool:
             await asyncio.wait([shelf.starting])
 
     async def _fill(self, shelf: _Shelf) -> None:
+        driver = shelf.driver
         try:
-            agent = await shelf.driver.spare()
+            agent = await driver.spare()
         except AgentStartFailed as error:
-            self._spare_failed(shelf, str(error))
+            if driver is shelf.driver:
+                self._spare_failed(shelf, str(error))
+            else:
+                self._refill_in(0)
         else:
+            if driver is not shelf.driver:
+                await agent.close()
+                self._refill_in(0)
+                return
             shelf.spare, shelf.spare_since = agent, self._clock()
             shelf.failure, shelf.failures = "", 0
             self._spawn(self._mind(shelf, agent))

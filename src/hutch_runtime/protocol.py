@@ -104,6 +104,13 @@ RUN_MAX_BYTES: Final = 8 * MIB
 # One event on the wire: a full field, JSON-escaped at worst sixfold, with room for the others.
 EVENT_MAX_BYTES: Final = 2 * MIB
 
+# The file, below the home directory, in which a CLI keeps the login that it made itself.
+LOGIN_FILES: Final[dict[Provider, str]] = {
+    "claude": ".claude/.credentials.json",
+    "codex": ".codex/auth.json",
+}
+LOGIN_MAX_BYTES: Final = 64 * KIB  # real ones have 2 to 6
+
 
 class ProtocolError(ValueError):
     """What came from the other side is not an event."""
@@ -134,6 +141,27 @@ class Event:
     @property
     def is_last(self) -> bool:
         return self.type == "run.finished"
+
+
+def login_holds(provider: Provider, content: bytes) -> bool:
+    """Whether a login file has tokens in it: Claude Code blanks them when a refresh was refused.
+
+    Raises ``ValueError`` for what is no JSON object, as when it is only half written.
+    """
+    try:
+        parsed = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(parsed, dict):
+        raise ValueError("not an object")  # noqa: TRY004 - one kind of error for its callers
+    table, names = {
+        "codex": ("tokens", ("access_token", "refresh_token")),
+        "claude": ("claudeAiOauth", ("accessToken", "refreshToken")),
+    }[provider]
+    tokens = parsed.get(table)
+    return isinstance(tokens, dict) and all(
+        isinstance(tokens.get(name), str) and tokens[name] for name in names
+    )
 
 
 def status_code(http_status: int) -> ErrorCode:

@@ -19,6 +19,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hutch_runtime.agents import Pool
+from hutch_runtime.logins.routes import LoginRoutes
+from hutch_runtime.logins.service import Logins
 from hutch_runtime.protocol import (
     KIB,
     PROMPT_MAX_BYTES,
@@ -45,14 +47,17 @@ _STATUS: Final[dict[ErrorCode, int]] = {
     "session_busy": 409,
     "prompt_too_large": 413,
     "too_many_runs": 429,
+    "runtime_error": 500,
+    "agent_start_failed": 503,
 }
 
 
 class Server:
-    def __init__(self, settings: Settings, pool: Pool, runs: Runs) -> None:
+    def __init__(self, settings: Settings, pool: Pool, runs: Runs, logins: Logins) -> None:
         self._settings = settings
         self._pool = pool
         self._runs = runs
+        self._logins = logins
 
     def app(self) -> ASGIApp:
         routes = [
@@ -63,6 +68,10 @@ class Server:
             *(
                 Route(f"/{provider}", _guarded(self._prompt(provider)), methods=["POST"])
                 for provider in PROVIDERS
+            ),
+            *(
+                Route(path, _guarded(endpoint), methods=[method])
+                for path, method, endpoint in LoginRoutes(self._logins).all()
             ),
         ]
         return _KeyRequired(
@@ -76,6 +85,7 @@ class Server:
             yield
         finally:
             await self._runs.close()
+            await self._logins.close()
             await self._pool.close()
 
     def _prompt(self, provider: Provider) -> Callable[[HttpRequest], Awaitable[Response]]:

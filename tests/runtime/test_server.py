@@ -15,6 +15,7 @@ import pytest
 from hutch_runtime import runs as runs_module
 from hutch_runtime import server as server_module
 from hutch_runtime.agents import Pool
+from hutch_runtime.logins.service import Logins
 from hutch_runtime.protocol import PROMPT_MAX_BYTES
 from hutch_runtime.runs import Runs
 from hutch_runtime.server import BODY_MAX_BYTES, Server
@@ -52,7 +53,9 @@ async def runs(driver: EchoDriver, tmp_path: Path) -> AsyncIterator[Runs]:
 
 @pytest.fixture
 async def http(runs: Runs, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
-    app = Server(_settings(tmp_path), runs._pool, runs).app()
+    settings = _settings(tmp_path)
+    logins = Logins(settings.setup, runs._pool, settings.home)
+    app = Server(settings, runs._pool, runs, logins).app()
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app),
         base_url="http://runtime",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 from hutch_runtime.protocol import ErrorCode, EventType, Provider, StopReason
 
@@ -58,6 +59,18 @@ class Setup:
     # PATH, HOME and the like. An agent gets these and what its driver adds, nothing of ours.
     environment: Mapping[str, str]
     pids_limit: int  # RLIMIT_NPROC of an agent; 0 is none
+    # True: the CLI pays with a login of its own, which it renews itself through the gateway.
+    login: bool = False
+
+    @property
+    def proxy(self) -> dict[str, str]:
+        """The variables by which a CLI reaches its sign-in hosts: through the gateway."""
+        host = urlsplit(self.gateway_url).hostname or ""
+        return {
+            "HTTP_PROXY": self.gateway_url,
+            "HTTPS_PROXY": self.gateway_url,
+            "NO_PROXY": f"{host},127.0.0.1,localhost",
+        }
 
 
 class Turn(Protocol):

@@ -105,6 +105,9 @@ class ClaudeDriver:
             "MIMALLOC_PURGE_DELAY": "-1",
             "BUN_JSC_useConcurrentGC": "0",
         }
+        if self._setup.login:
+            del environment["ANTHROPIC_API_KEY"]  # it would count before the login
+            environment |= self._setup.proxy
         if os.geteuid() == 0:
             environment["IS_SANDBOX"] = "1"  # else it refuses to work as root without questions
         return environment

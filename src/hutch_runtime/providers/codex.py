@@ -100,6 +100,10 @@ class CodexDriver:
         agent.default_model = self._default_model or agent.model
         return agent
 
+    async def process(self) -> RpcProcess:
+        """The running app-server, for a sign-in. Raises ``AgentStartFailed``."""
+        return await self._shared.get()
+
     async def close(self) -> None:
         await self._shared.close()
 
@@ -114,6 +118,9 @@ class CodexDriver:
             # one of 113 (docs/decisions/0009). A turn mostly waits for the model.
             _WORKERS_VARIABLE: "1",
         }
+        if self._setup.login:
+            del environment[_KEY_VARIABLE]
+            environment |= self._setup.proxy
         arguments = self._arguments()
         root = None if self._needs_tls() else _one_root()
         if root is not None:
@@ -128,8 +135,11 @@ class CodexDriver:
         """Codex reads every trusted root again, several times, in each turn, also when its model
         provider is plain HTTP. Under gVisor one root makes a turn of 274 ms one of 194 ms
         (docs/decisions/0009). A sandbox reaches the gateway only; where there is a way past
-        it, or a remote MCP server to reach, all roots stay.
+        it, or a remote MCP server to reach, all roots stay; so they do for a login, whose
+        tokens it renews over TLS.
         """
+        if self._setup.login:
+            return True
         if not self._setup.gateway_url.startswith("http://"):
             return True
         if any(name.upper() in _PROXY_VARIABLES for name in self._setup.environment):
@@ -153,10 +163,14 @@ class CodexDriver:
 
     def _arguments(self) -> tuple[str, ...]:
         # JSON's strings are TOML's basic strings.
+        if self._setup.login:
+            credential = {"requires_openai_auth": "true"}
+        else:
+            credential = {"env_key": json.dumps(_KEY_VARIABLE)}
         settings = {
             "name": json.dumps("hutch"),
             "base_url": json.dumps(f"{self._setup.gateway_url}/codex/v1"),
-            "env_key": json.dumps(_KEY_VARIABLE),
+            **credential,
             "wire_api": json.dumps("responses"),
             "request_max_retries": "2",
             "stream_max_retries": "2",

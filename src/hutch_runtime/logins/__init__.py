@@ -1,0 +1,1 @@
+"""Logins: files that a CLI makes and renews itself, and how one comes about inside the sandbox."""
