@@ -7,11 +7,13 @@ import pytest
 from sqlalchemy import insert
 
 from hutch.clock import SystemClock
+from hutch.errors import CredentialNotAllowed
 from hutch.store.database import Database
 from hutch.store.migrate import upgrade
 from hutch.store.tables import users
 from hutch.vault.data_keys import DataKeys
 from hutch.vault.key_file import KeyFile
+from hutch.vault.service import Vault
 
 USERS = ("user_ada", "user_bob", "user_cyd")
 
@@ -35,3 +37,14 @@ async def key_file(tmp_path: Path) -> KeyFile:
 @pytest.fixture
 def data_keys(database: Database, key_file: KeyFile) -> DataKeys:
     return DataKeys(database, SystemClock(), key_file)
+
+
+async def nobody_may(_user_id: str) -> None:
+    raise CredentialNotAllowed("Not here.")
+
+
+@pytest.fixture
+async def vault(database: Database, data_keys: DataKeys) -> AsyncIterator[Vault]:
+    opened = Vault(database, SystemClock(), data_keys, permit_session_token=nobody_may)
+    yield opened
+    await opened.close()
