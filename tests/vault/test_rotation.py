@@ -24,6 +24,7 @@ from hutch.vault.key_environment import EnvironmentKeys
 from hutch.vault.key_file import KeyFile
 from hutch.vault.keys import MasterKey
 from tests.vault.kms import FakeKms
+from tests.vault.pausing import KeysThatPause
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +91,39 @@ async def test_others_seal_and_open_while_keys_change(database: Database, tmp_pa
     assert [key for (key,) in in_use] == [await file.active()]
     lines = (tmp_path / "master-keys").read_text().splitlines()
     assert len(lines) == 2  # the header and one key
+
+
+async def test_a_key_wrapped_with_the_old_master_key_and_stored_late(
+    database: Database, key_file: KeyFile
+) -> None:
+    slow = KeysThatPause(key_file, b"hutch data key v1\0user_ada")
+    keys = DataKeys(database, SystemClock(), slow)
+    before = await key_file.active()
+    sealing = asyncio.create_task(keys.seal("user_ada", "c", b"text"))
+    await slow.reached.wait()
+    changing = asyncio.create_task(keys.rotate())
+    while await key_file.active() == before:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.05)  # long enough for all that need not wait
+    slow.go_on.set()
+    sealed = await sealing
+    assert (await changing).forgotten == [before]
+    fresh = DataKeys(database, SystemClock(), key_file)
+    assert await fresh.open("user_ada", "c", sealed) == b"text"
+
+
+async def test_a_row_read_before_the_change_and_opened_after(
+    database: Database, key_file: KeyFile, data_keys: DataKeys
+) -> None:
+    sealed = await data_keys.seal("user_ada", "c", b"text")
+    slow = KeysThatPause(key_file, b"hutch data key v1\0user_ada")
+    opening = asyncio.create_task(
+        DataKeys(database, SystemClock(), slow).open("user_ada", "c", sealed)
+    )
+    await slow.reached.wait()
+    assert (await data_keys.rotate()).forgotten
+    slow.go_on.set()
+    assert await opening == b"text"
 
 
 async def test_a_key_destroyed_meanwhile_does_not_come_back(database: Database) -> None:
