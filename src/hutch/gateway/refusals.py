@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hutch.errors import ExitUnavailable
 from hutch_runtime.protocol import Provider
 
 # HTTP status: the error type of the Anthropic, the OpenAI and the Google API.
@@ -21,34 +22,56 @@ _TYPES: Final[dict[int, tuple[str, str, str]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+EXIT_UNAVAILABLE: Final = ExitUnavailable.code
+
+
+@dataclass(eq=False)
 class Refusal(Exception):
-    """Raised to answer with ``status`` instead of forwarding. ``message`` is for the user."""
+    """Raised to answer with ``status`` instead of forwarding. ``message`` is for the user: never
+    a password, a header or a query in it. ``code`` is one of ``hutch.errors``, or empty.
+    """
 
     status: int
     message: str
     retry_after_s: int | None = None
+    code: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def text(self) -> str:
+        return f"hutch gateway: {f'{self.code}: ' if self.code else ''}{self.message}"
 
     def headers(self, provider: Provider | None) -> dict[str, str]:
         kind = "application/json" if provider else "text/plain; charset=utf-8"
         headers = {"Content-Type": kind}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
+        if self.code == EXIT_UNAVAILABLE:
+            # The CLIs' libraries would go on for minutes; a dead exit is for us to mend.
+            headers["x-should-retry"] = "false"
         return headers
 
     def body(self, provider: Provider | None) -> bytes:
         """Plain text where it is not known which CLI asks."""
         if provider is None:
-            return f"hutch gateway: {self.message}\n".encode()
-        return json.dumps(_shaped(provider, self.status, f"hutch gateway: {self.message}")).encode()
+            return f"{self.text}\n".encode()
+        return json.dumps(_shaped(provider, self)).encode()
 
 
-def _shaped(provider: Provider, status: int, message: str) -> dict[str, Any]:
+def exit_unavailable(message: str) -> Refusal:
+    return Refusal(502, message, code=EXIT_UNAVAILABLE)
+
+
+def _shaped(provider: Provider, refusal: Refusal) -> dict[str, Any]:
+    status, message = refusal.status, refusal.text
     anthropic, openai, google = _TYPES.get(status, ("api_error", "server_error", "UNKNOWN"))
+    code = refusal.code or None
     match provider:
         case "claude":
             return {"type": "error", "error": {"type": anthropic, "message": message}}
         case "codex":
-            return {"error": {"message": message, "type": openai, "param": None, "code": None}}
+            return {"error": {"message": message, "type": openai, "param": None, "code": code}}
         case "gemini":
             return {"error": {"code": status, "message": message, "status": google}}
