@@ -5,63 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
-import aiohttp
 import pytest
-import uvicorn
 
-from hutch.api.app import create_app
 from hutch.app import Hutch
 from hutch_runtime.protocol import PROMPT_MAX_BYTES
-from tests.orchestrator.conftest import World, new_user
+from tests.orchestrator.conftest import Api, World, new_user
 from tests.orchestrator.runtime import waits_for_cancel
-
-
-class Api:
-    def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
-        self.url = url
-        self._http = http
-
-    async def __call__(
-        self, method: str, path: str, key: str = "", **options: Any
-    ) -> tuple[int, Any]:
-        headers = {**options.pop("headers", {})}
-        if key:
-            headers["authorization"] = f"Bearer {key}"
-        async with self._http.request(
-            method, self.url + path, headers=headers, **options
-        ) as response:
-            body = await response.text()
-            try:
-                return response.status, json.loads(body)
-            except ValueError:
-                return response.status, body
-
-
-@pytest.fixture
-async def api(hutch: Hutch) -> AsyncIterator[Api]:
-    @asynccontextmanager
-    async def running() -> AsyncIterator[Hutch]:
-        yield hutch
-
-    config = uvicorn.Config(create_app(running), port=0, log_level="error", ws="none")
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    async with aiohttp.ClientSession() as http:
-        yield Api(f"http://127.0.0.1:{port}", http)
-    server.should_exit = True
-    await task
-
-
-@pytest.fixture
-async def key(hutch: Hutch, user_id: str) -> str:
-    return (await hutch.accounts.create_key("user", user_id)).text
 
 
 async def test_a_run_over_http(api: Api, key: str) -> None:
