@@ -44,6 +44,8 @@ def hutch(
 
 @contextmanager
 def started(service: Service, user: User, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    # A shell's background jobs ignore SIGINT, and so would what they start, and so on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [HUTCH, *arguments],
         env=environment(service, user),
