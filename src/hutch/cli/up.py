@@ -23,6 +23,7 @@ from hutch.client import ApiError, Client, ClientError
 from hutch.config import Settings, source_checkout
 from hutch.errors import HutchError, Unavailable
 from hutch.host.setup import set_up
+from hutch.vault.key_environment import MASTER_KEY, PREVIOUS
 from hutch_runtime.protocol import PROVIDERS
 
 _READY_S: Final = 60.0
@@ -115,7 +116,7 @@ def _programs(settings: Settings, address: str) -> list[Program]:
         for name, text in os.environ.items()
         if name in _INHERITED or name.startswith("HUTCH_")
     }
-    for secret in ("HUTCH_API_KEY", "HUTCH_ADMIN_KEY"):
+    for secret in ("HUTCH_API_KEY", "HUTCH_ADMIN_KEY", MASTER_KEY, PREVIOUS):
         environment.pop(secret, None)
     environment["HUTCH_DATA_DIR"] = str(settings.data_dir)
     environment["HUTCH_PORT"] = str(settings.port)
