@@ -21,15 +21,14 @@ AGREEMENT = "Be kind to the machine.\n"
 
 @pytest.fixture(scope="module")
 def strict(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with an agreement, whose prompts need no container of gVisor's."""
+    """A service that asks for an agreement, and takes session tokens."""
     directory = tmp_path_factory.mktemp("strict")
     text = directory / "agreement.txt"
     text.write_text(AGREEMENT)
     with running_service(
         directory / "data",
         IMAGE=image,
-        BACKEND="process",
-        INSECURE_PROCESS_BACKEND="true",
+        ISOLATION="gvisor",
         AGREEMENT_FILE=str(text),
         CLAUDE_SESSION_TOKENS="true",
     ) as running:
