@@ -124,6 +124,11 @@ async def test_session_tokens_need_both_switch_and_consent(world: World) -> None
         ]
         assert route.added == (("anthropic-beta", "oauth-2025-04-20"),)
         assert not route.own_credential
+    # Switched off again, it is no longer used, and its user is told why.
+    async with with_documents(world, claude_session_tokens=False) as hutch:
+        assert {c.provider for c in await hutch.vault.reveal(user_id)} == {"codex", "gemini"}
+        with pytest.raises(CredentialNotAllowed, match="switched off"):
+            await hutch.runs.submit(user_id, NewRun("claude", "hello"))
 
 
 async def test_over_http(api: Api, key: str) -> None:

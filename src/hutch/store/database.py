@@ -17,7 +17,11 @@ from hutch.errors import Unavailable
 
 _T = TypeVar("_T")
 _READERS: Final = 4  # queries at once; more wait
-_CHECKPOINT_TRIES: Final = 4  # each waits as long as any statement does
+# A reader outside (a backup) may be in the way of a checkpoint. Each try keeps writers waiting for
+# so long at most, and they have their turn in between.
+_CHECKPOINT_TRIES: Final = 60
+_CHECKPOINT_TRY_MS: Final = 200
+_BUSY_MS: Final = 5000
 
 # A statement, or one with the rows that it is executed for.
 Statement: TypeAlias = Executable | tuple[Executable, list[dict[str, Any]]]
@@ -54,6 +58,7 @@ class Database:
         for _ in range(_CHECKPOINT_TRIES):
             if await _in(self._writer, self._checkpoint):
                 return
+            await asyncio.sleep(_CHECKPOINT_TRY_MS / 1000)
         raise Unavailable(
             "The database's journal could not be emptied: somebody reads it without a pause.",
             hint="Look for another program that has the database open (a backup?); repeat this.",
@@ -73,7 +78,9 @@ class Database:
 
     def _checkpoint(self) -> bool:
         with self._engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={_CHECKPOINT_TRY_MS}")
             busy, _, _ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MS}")
         return not busy
 
     def _execute(self, statements: Sequence[Statement]) -> int:
@@ -97,6 +104,6 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     # In WAL mode a commit survives the death of the process; only a power cut may lose the last.
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA busy_timeout=5000")
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
     cursor.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten with zeros
     cursor.close()

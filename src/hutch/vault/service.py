@@ -20,6 +20,7 @@ from hutch.clock import Clock
 from hutch.errors import (
     Conflict,
     CredentialMissing,
+    CredentialNotAllowed,
     DoesNotOpen,
     KeyUnavailable,
     NeedsLogin,
@@ -164,8 +165,10 @@ class Vault:
         await self._database.write(_one(delete(credentials), user_id, provider))
 
     async def require(self, user_id: str, provider: Provider) -> None:
-        """That a run can be paid for. Raises ``CredentialMissing``, ``NeedsLogin``."""
-        columns = select(credentials.c.state, credentials.c.reason)
+        """That a run can be paid for. Raises ``CredentialMissing``, ``NeedsLogin``,
+        ``CredentialNotAllowed``.
+        """
+        columns = select(credentials.c.state, credentials.c.reason, credentials.c.kind)
         row = await self._database.first(_one(columns, user_id, provider))
         if row is None:
             raise CredentialMissing(
@@ -177,16 +180,23 @@ class Vault:
                 f"The stored credential for {provider} no longer works: {row.reason}",
                 hint=f"`hutch login {provider}`, or PUT /v1/credentials/{provider}.",
             )
+        if row.kind == "session_token":  # the operator may have switched them off since
+            await self._permit_session_token(user_id)
 
     async def reveal(self, user_id: str) -> list[Credential]:
-        """Every credential of the user in the clear, for the gateway. One that does not open is
-        left out, and from then on needs a login: it must not keep the others from working.
+        """Every credential of the user in the clear, for the gateway. One that may not be used is
+        left out. So is one that does not open, and from then on it needs a login: it must not keep
+        the others from working.
         """
         revealed = []
         rows = await self._database.all(select(credentials).where(credentials.c.user_id == user_id))
         for row in rows:
             try:
+                if row.kind == "session_token":
+                    await self._permit_session_token(user_id)
                 revealed.append(await self._credential(row))
+            except CredentialNotAllowed:
+                continue
             except DoesNotOpen as error:
                 _log.error("credential.does_not_open", user=user_id, provider=row.provider)
                 await self.set_state(
