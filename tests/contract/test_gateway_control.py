@@ -183,11 +183,9 @@ async def test_it_listens_before_its_address_exists(settings: Settings) -> None:
 async def test_it_is_found_at_its_port(settings: Settings) -> None:
     process = await launch(settings, "127.0.0.1")
     client = GatewayClient(settings.gateway_socket)
-    await client.put_table([])
-    async with (
-        aiohttp.ClientSession() as http,
-        http.get(f"http://127.0.0.1:{settings.gateway_port}/claude/x") as response,
-    ):
-        assert response.status == 403
+    await client.put_table([entry("a", address="127.0.0.1")])
+    url = f"http://127.0.0.1:{settings.gateway_port}/claude/x"
+    async with aiohttp.ClientSession() as http, http.get(url) as response:
+        assert response.status == 403  # it does not show the sandbox's placeholder
     await client.close()
     await end(process)

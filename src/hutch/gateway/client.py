@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 
 from hutch.errors import Unavailable
-from hutch.gateway.base import GatewayHealth
+from hutch.gateway.base import ExitTraffic, Failure, GatewayHealth
 from hutch.gateway.table import Entry
 from hutch.gateway.wire import entry_json, table_json
 
@@ -34,6 +34,23 @@ class GatewayClient:
         said = await self._call("GET", "/health")
         return GatewayHealth(str(said["boot_id"]), int(said["entries"]), bool(said["synced"]))
 
+    async def exits(self) -> Mapping[str, ExitTraffic]:
+        said = await self._call("GET", "/exits")
+        return {
+            name: ExitTraffic(int(one["requests"]), int(one["failures"]))
+            for name, one in said.items()
+        }
+
+    async def failure(self, sandbox_id: str, incarnation: str, since: float) -> Failure | None:
+        asked = {"incarnation": incarnation, "since": repr(since)}
+        said = await self._call("GET", f"/failures/{sandbox_id}", params=asked)
+        if not said:
+            return None
+        return Failure(str(said["code"]), str(said["message"]), float(said["at"]))
+
+    async def metrics(self) -> str:
+        return str((await self._call("GET", "/metrics"))["text"])
+
     async def close(self) -> None:
         if self._http is not None:
             await self._http.close()
@@ -50,6 +67,8 @@ class GatewayClient:
                 if response.status == 204:
                     return {}
                 if response.status == 200:
+                    if response.content_type == "text/plain":
+                        return {"text": await response.text()}
                     answer: dict[str, Any] = await response.json()
                     return answer
                 words = (await response.text())[:300]

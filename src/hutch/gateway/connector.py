@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
+from yarl import URL
 
 from hutch.gateway.dial import Dialled, Way, connect
 from hutch.gateway.refusals import Refusal, exit_unavailable
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
 
 Dial = Callable[[Way, str, int], Awaitable[Dialled]]
+
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 _HANDSHAKE_S: Final = 10
 
@@ -36,7 +40,6 @@ class WayConnector(aiohttp.BaseConnector):
             super().__init__(limit=0, force_close=True)
         self._way = way
         self._dial = dial
-        self._tls: ssl.SSLContext | None = None
 
     async def _create_connection(
         self,
@@ -45,41 +48,47 @@ class WayConnector(aiohttp.BaseConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ARG002 - ``dial`` has its own
     ) -> ResponseHandler:
         """Called by aiohttp for each new connection, as in its ``UnixConnector``."""
-        host, port = req.url.raw_host, req.url.port
-        dialled = await self._dial(self._way, host, port)
-        if dialled.early:
-            # An answer before the question: the exit's, or a trap for the next request.
-            dialled.sock.close()
-            raise self._broken("sent bytes that nobody had asked for", host)
-        tls: dict[str, Any] = {}
-        if req.url.scheme == "https":
-            self._tls = self._tls or ssl.create_default_context()
-            tls = {
-                "ssl": self._tls,
-                "server_hostname": host,
-                "ssl_handshake_timeout": _HANDSHAKE_S,
-            }
-        try:
-            _, protocol = await asyncio.get_running_loop().create_connection(
-                self._factory, sock=dialled.sock, **tls
-            )
-        except ssl.SSLCertVerificationError as error:
-            dialled.sock.close()
-            raise Refusal(
-                502, f"the certificate of {host} is not valid ({error.verify_message})."
-            ) from None
-        except (OSError, TimeoutError):
-            dialled.sock.close()
-            raise self._broken("broke off", host) from None
-        except BaseException:
-            dialled.sock.close()
-            raise
+        _, protocol = await open_transport(self._factory, self._way, req.url, dial=self._dial)
         return protocol
 
-    def _broken(self, what: str, host: str) -> Refusal:
-        if isinstance(self._way, ExitProxy):
-            return exit_unavailable(f"the connection to {host} through exit {self._way.id} {what}.")
-        return Refusal(502, f"{host} {what}.")
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+async def open_transport(
+    factory: Callable[[], _Protocol], way: Way, url: URL, *, dial: Dial = connect
+) -> tuple[asyncio.Transport, _Protocol]:
+    """A transport to the URL's host, inside TLS for https and wss. Raises ``Refusal``."""
+    host, port = url.raw_host or "", url.port or 0
+    dialled = await dial(way, host, port)
+    if dialled.early:
+        # An answer before the question: the exit's, or a trap for the next request.
+        dialled.sock.close()
+        raise _broken(way, host, "sent bytes that nobody had asked for")
+    tls: dict[str, Any] = {}
+    if url.scheme in {"https", "wss"}:
+        tls = {"ssl": _tls(), "server_hostname": host, "ssl_handshake_timeout": _HANDSHAKE_S}
+    try:
+        return await asyncio.get_running_loop().create_connection(factory, sock=dialled.sock, **tls)
+    except ssl.SSLCertVerificationError as error:
+        dialled.sock.close()
+        raise Refusal(
+            502, f"the certificate of {host} is not valid ({error.verify_message})."
+        ) from None
+    except OSError:
+        dialled.sock.close()
+        raise _broken(way, host, "broke off before a request") from None
+    except BaseException:
+        dialled.sock.close()
+        raise
+
+
+def _broken(way: Way, host: str, what: str) -> Refusal:
+    if isinstance(way, ExitProxy):
+        return exit_unavailable(f"the connection to {host} through exit {way.id} {what}.")
+    return Refusal(502, f"the connection to {host} {what}.")
 
 
 def session(connector: WayConnector, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:

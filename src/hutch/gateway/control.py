@@ -1,18 +1,21 @@
 """The control socket's side in the gateway.
 
 ``PUT /table``, ``PUT /table/{sandbox_id}``, ``DELETE /table/{sandbox_id}?incarnation=…`` → 204;
-``GET /health`` → ``{boot_id, entries, synced}``. Who may open the socket may say everything.
+``GET /health`` → ``{boot_id, entries, synced}``; ``GET /exits`` → ``{id: {requests, failures}}``;
+``GET /failures/{sandbox_id}?incarnation=…&since=SECONDS`` → ``{code, message, at}`` or 204;
+``GET /metrics`` → Prometheus' text. Who may open the socket may say everything.
 """
 
 from __future__ import annotations
 
 import secrets
+from dataclasses import asdict
 from typing import Final, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from hutch.gateway.proxy import Proxy
+from hutch.gateway.gate import Gate
 from hutch.gateway.wire import EntryIn, TableIn
 from hutch_runtime.protocol import MIB
 
@@ -20,36 +23,60 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _TABLE_MAX: Final = 64 * MIB  # some 30,000 sandboxes
 
 
-def control_app(proxy: Proxy) -> web.Application:
+def control_app(gate: Gate) -> web.Application:
     boot_id = secrets.token_hex(8)
 
     async def put_table(request: web.Request) -> web.Response:
         table = _parsed(TableIn, await request.read())
-        proxy.table.replace(entry.entry() for entry in table.entries)
-        proxy.synced.set()
+        gate.table.replace(entry.entry() for entry in table.entries)
+        gate.table_changed()
+        gate.synced.set()
         return web.Response(status=204)
 
     async def put_entry(request: web.Request) -> web.Response:
         entry = _parsed(EntryIn, await request.read()).entry()
         if entry.sandbox_id != request.match_info["sandbox_id"]:
             raise web.HTTPBadRequest(text="the path names another sandbox")
-        proxy.table.put(entry)
+        gate.table.put(entry)
+        gate.table_changed()
         return web.Response(status=204)
 
     async def delete_entry(request: web.Request) -> web.Response:
-        proxy.table.remove(request.match_info["sandbox_id"], request.query.get("incarnation", ""))
+        gate.table.remove(request.match_info["sandbox_id"], request.query.get("incarnation", ""))
+        gate.table_changed()
         return web.Response(status=204)
 
     async def health(_: web.Request) -> web.Response:
         return web.json_response(
-            {"boot_id": boot_id, "entries": len(proxy.table), "synced": proxy.synced.is_set()}
+            {"boot_id": boot_id, "entries": len(gate.table), "synced": gate.synced.is_set()}
         )
+
+    async def exits(_: web.Request) -> web.Response:
+        return web.json_response({name: asdict(one) for name, one in gate.traffic.exits().items()})
+
+    async def failure(request: web.Request) -> web.Response:
+        try:
+            since = float(request.query.get("since", "0"))
+        except ValueError:
+            raise web.HTTPBadRequest(text="since is a number of seconds") from None
+        found = gate.traffic.failure(
+            request.match_info["sandbox_id"], request.query.get("incarnation", ""), since
+        )
+        if found is None:
+            return web.Response(status=204)
+        return web.json_response(asdict(found))
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(text=gate.traffic.metrics())
 
     app = web.Application(client_max_size=_TABLE_MAX)
     app.router.add_put("/table", put_table)
     app.router.add_put("/table/{sandbox_id}", put_entry)
     app.router.add_delete("/table/{sandbox_id}", delete_entry)
     app.router.add_get("/health", health)
+    app.router.add_get("/exits", exits)
+    app.router.add_get("/failures/{sandbox_id}", failure)
+    app.router.add_get("/metrics", metrics)
     return app
 
 

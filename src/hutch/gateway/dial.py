@@ -18,6 +18,8 @@ from typing import Any, Final, Literal
 
 import h11
 
+from hutch.gateway.addresses import AddressCheck
+from hutch.gateway.names import written
 from hutch.gateway.refusals import Refusal, exit_unavailable
 from hutch.gateway.table import Entry, ExitProxy
 from hutch_runtime.protocol import KIB
@@ -67,6 +69,24 @@ async def connect(way: Way, host: str, port: int, *, timeout: float = CONNECT_S)
         raise Refusal(502, f"{host}:{port} cannot be reached ({_why(error)}).") from None
 
 
+async def connect_checked(check: AddressCheck, way: Way, host: str, port: int) -> Dialled:
+    """For a host that the sandbox named: it is resolved here, its addresses are checked, and one
+    of those very addresses is dialled, by the exit as well. Raises ``Refusal`` as ``connect``
+    does, and 403 for a name that leads somewhere private.
+    """
+    addresses = await check.addresses(host)
+    if isinstance(way, ExitProxy):
+        return await connect(way, addresses[0], port)
+    tried = addresses[:_ADDRESSES_TRIED]
+    status = 502
+    for address in tried:
+        try:
+            return await connect(way, address, port, timeout=CONNECT_S / len(tried))
+        except Refusal as refusal:
+            status = refusal.status
+    raise Refusal(status, f"{written(host, port)} cannot be reached.")
+
+
 async def _through(way: ExitProxy, host: str, port: int, timeout: float) -> Dialled:
     try:
         sock = await _tcp(way.host, way.port, timeout)
@@ -93,7 +113,7 @@ async def _through(way: ExitProxy, host: str, port: int, timeout: float) -> Dial
 
 async def _ask(sock: socket.socket, way: ExitProxy, host: str, port: int) -> bytes:
     loop = asyncio.get_running_loop()
-    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    authority = written(host, port)
     login = base64.b64encode(f"{way.username}:{way.password.reveal()}".encode()).decode()
     proxy = h11.Connection(h11.CLIENT, max_incomplete_event_size=_ANSWER_MAX)
     request = h11.Request(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
@@ -33,7 +35,8 @@ _CREDENTIALS: Final = frozenset({"authorization", "cookie", *_KEYS})
 _OURS: Final = "x-hutch-"
 # A cookie would be kept for somebody who cannot send it; an alternative service would be dialled
 # past the gateway.
-_NOT_FOR_SANDBOXES: Final = frozenset({"set-cookie", "alt-svc"})
+NOT_FROM_PROVIDERS: Final = frozenset({"set-cookie", "alt-svc"})
+NOT_FROM_HOSTS: Final = frozenset({"alt-svc"})
 
 
 def presented_keys(headers: Mapping[str, str]) -> Iterator[str]:
@@ -44,6 +47,11 @@ def presented_keys(headers: Mapping[str, str]) -> Iterator[str]:
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         yield key.strip()
+    # As in HTTPS_PROXY=http://sandbox:KEY@gateway, where an address does not tell who it is.
+    scheme, _, login = headers.get("proxy-authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        with contextlib.suppress(ValueError):
+            yield base64.b64decode(login, validate=True).decode().partition(":")[2]
 
 
 def to_provider(headers: Iterable[tuple[str, str]], route: Route) -> CIMultiDict[str]:
@@ -51,7 +59,33 @@ def to_provider(headers: Iterable[tuple[str, str]], route: Route) -> CIMultiDict
     items = list(headers)
     replaced = frozenset(_plain(name) for name, _ in route.headers)
     credentials = frozenset({"cookie"}) if route.own_credential else _CREDENTIALS
-    dropped = _HOP_BY_HOP | credentials | replaced | _nominated(items)
+    passed = _without(items, credentials | replaced)
+    for name, secret in route.headers:
+        passed[name] = secret.reveal()
+    for name, value in route.added:
+        passed[name] = ",".join((*passed.popall(name, ()), value))
+    return passed
+
+
+def to_host(headers: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
+    """The sandbox's headers for a host of its own choice: its credentials there are its own."""
+    return _without(list(headers), frozenset())
+
+
+def to_sandbox(
+    headers: Iterable[tuple[str, str]], withheld: frozenset[str] = NOT_FROM_PROVIDERS
+) -> CIMultiDict[str]:
+    """The answer's headers, less those of its connection to us and ``withheld``."""
+    items = list(headers)
+    dropped = (_HOP_BY_HOP | withheld | _nominated(items)) - {"content-length"}
+    return CIMultiDict(
+        (name, value) for name, value in items if _plain(name) not in dropped and _encodable(value)
+    )
+
+
+def _without(items: list[tuple[str, str]], more: frozenset[str]) -> CIMultiDict[str]:
+    """What passes on to the next connection: neither the last one's own headers nor ``more``."""
+    dropped = _HOP_BY_HOP | _nominated(items) | more
     passed: CIMultiDict[str] = CIMultiDict()
     # aiohttp's client keeps a repeated header only if its name is spelt alike every time.
     spelling: dict[str, str] = {}
@@ -62,20 +96,7 @@ def to_provider(headers: Iterable[tuple[str, str]], route: Route) -> CIMultiDict
         if not _encodable(value):
             raise Refusal(400, "a header of the request is not UTF-8.")
         passed.add(spelling.setdefault(name.lower(), name), value)
-    for name, secret in route.headers:
-        passed[name] = secret.reveal()
-    for name, value in route.added:
-        passed[name] = ",".join((*passed.popall(name, ()), value))
     return passed
-
-
-def to_sandbox(headers: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
-    """The provider's headers, less those of its connection to us."""
-    items = list(headers)
-    dropped = (_HOP_BY_HOP | _NOT_FOR_SANDBOXES | _nominated(items)) - {"content-length"}
-    return CIMultiDict(
-        (name, value) for name, value in items if _plain(name) not in dropped and _encodable(value)
-    )
 
 
 def _plain(name: str) -> str:

@@ -1,165 +1,152 @@
-"""One request through: who asks, where to, with which credential; bytes both ways untouched."""
+"""Plain requests, to a provider's API or as a proxy for ``http://``; bytes both ways untouched."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
-import structlog
 from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
 
-from hutch.gateway.headers import presented_keys, to_provider, to_sandbox
-from hutch.gateway.refusals import Refusal
-from hutch.gateway.table import Entry, Route, Table
-from hutch.gateway.target import Target, parse_target
-from hutch_runtime.protocol import MIB, Provider
-
-_log = structlog.get_logger()
+from hutch.errors import InvalidRequest
+from hutch.gateway.clients import SILENCE_S
+from hutch.gateway.dial import way_of
+from hutch.gateway.gate import Gate, route_of
+from hutch.gateway.headers import (
+    NOT_FROM_HOSTS,
+    NOT_FROM_PROVIDERS,
+    to_host,
+    to_provider,
+    to_sandbox,
+)
+from hutch.gateway.hosts import check_allowed
+from hutch.gateway.names import written
+from hutch.gateway.refusals import Refusal, exit_unavailable
+from hutch.gateway.seats import Seat
+from hutch.gateway.table import Entry, ExitProxy
+from hutch.gateway.target import Target, parse_absolute, parse_target
+from hutch.gateway.traffic import Exchange
+from hutch_runtime.protocol import MIB
 
 BODY_MAX: Final = 32 * MIB  # Anthropic's own limit; the largest of the three
-SYNC_WAIT_S: Final = 2  # a gateway that was just restarted has its table in milliseconds
-_RETRY_AFTER_S: Final = 2
-_CONNECT_S: Final = 10
-_SILENCE_S: Final = 600  # a model may think that long without a byte
 _UPLOAD_SILENCE_S: Final = 60  # but a sandbox has its prompt ready when it asks
-_TOTAL_S: Final = 3600  # the longest run
-_POOL_IDLE_S: Final = 30  # shorter than the providers' own, or a request meets a closed connection
-_PATH_MAX: Final = 200  # characters of it in the log
 
 
-@dataclass(slots=True)
-class _Exchange:
-    """What one request's log line says: no header, no body, no query."""
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """A request as it leaves: ``what`` is how the sandbox's user knows the other side."""
 
-    method: str
-    began: float = field(default_factory=time.perf_counter)
-    entry: Entry | None = None
-    target: Target | None = None
-    path: str = ""
-    status: int = 499  # unless an answer is sent, the sandbox has gone away
-    up: int = 0
-    down: int = 0
-    refusal: Refusal | None = None  # why the upload was broken off
-
-    def log(self) -> None:
-        _log.info(
-            "gateway.request",
-            user=self.entry.user_id if self.entry else None,
-            sandbox=self.entry.sandbox_id if self.entry else None,
-            provider=self.target.provider if self.target else None,
-            method=self.method,
-            path=self.path[:_PATH_MAX],
-            status=self.status,
-            bytes_up=self.up,
-            bytes_down=self.down,
-            ms=round((time.perf_counter() - self.began) * 1000, 1),
-        )
+    url: URL
+    headers: CIMultiDict[str]
+    client: AbstractAsyncContextManager[aiohttp.ClientSession]
+    what: str
+    withheld: frozenset[str]
 
 
 class Proxy:
-    """The handler of the gateway's port. ``table`` is empty until ``synced`` is set."""
+    """The handler of all requests that are neither CONNECT nor an upgrade."""
 
-    def __init__(self, table: Table) -> None:
-        self.table = table
-        self.synced = asyncio.Event()
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_POOL_IDLE_S),
-            timeout=aiohttp.ClientTimeout(
-                total=_TOTAL_S, sock_connect=_CONNECT_S, sock_read=_SILENCE_S
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        )
-
-    async def close(self) -> None:
-        await self._http.close()
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        exchange = _Exchange(request.method, path=request.raw_path.partition("?")[0])
+        plain = request.raw_path.startswith("http://")
+        exchange = Exchange("plain" if plain else "route", request.method)
         try:
-            url_route = await self._admit(request, exchange)
-            return await self._forward(request, exchange, *url_route)
+            outgoing = await self._admit(request, exchange)
+            return await self._forward(request, exchange, outgoing)
         except Refusal as refusal:
             return self._refuse(request, exchange, refusal)
         finally:
-            exchange.log()
+            self._gate.traffic.finished(exchange)
 
-    async def _admit(self, request: web.BaseRequest, exchange: _Exchange) -> tuple[Target, Route]:
-        if not self.synced.is_set():
-            try:
-                async with asyncio.timeout(SYNC_WAIT_S):
-                    await self.synced.wait()
-            except TimeoutError:
-                raise Refusal(
-                    503, "just started, and not told yet who is who.", _RETRY_AFTER_S
-                ) from None
+    async def _admit(self, request: web.BaseRequest, exchange: Exchange) -> _Outgoing:
         refused: Refusal | None = None
-        try:
-            exchange.target = parse_target(request.raw_path)
-        except Refusal as refusal:  # told only to those whom we know
-            refused = refusal
-        target = exchange.target
-        keys = (*presented_keys(request.headers), *(target.presented if target else ()))
-        exchange.entry = self.table.find(_peer(request), keys)
-        if exchange.entry is None:
-            raise Refusal(403, "this address is no sandbox's.")
-        if request.method == "CONNECT":
-            raise Refusal(405, "CONNECT is not open.")
-        if target is None:
-            raise refused or Refusal(400, "the request's path is not one that can be forwarded.")
-        if "upgrade" in request.headers:
-            raise Refusal(426, "WebSockets are not forwarded; use plain requests.")
+        target: Target | None = None
+        if exchange.kind == "route":
+            exchange.path = request.raw_path.partition("?")[0]
+            try:
+                target = parse_target(request.raw_path)
+            except Refusal as refusal:  # told only to those whom we know
+                refused = refusal
+        keys = target.presented if target else ()
+        entry = exchange.entry = await self._gate.entry(_peer(request), request.headers, keys)
+        exchange.provider = target.provider if target else None
+        if request.method == "CONNECT" or "upgrade" in request.headers:
+            raise Refusal(426, "a tunnel or WebSocket needs a connection of its own.")
         if (request.content_length or 0) > BODY_MAX:
             raise Refusal(413, f"a request may have {BODY_MAX // MIB} MB.")
-        if exchange.entry.user_id is None:
-            raise Refusal(403, "this sandbox has no user yet.")
-        route = exchange.entry.routes.get(target.provider)
-        if route is None:
-            raise Refusal(
-                403,
-                f"no credential for {target.provider} is stored: "
-                f"PUT /v1/credentials/{target.provider}",
-            )
-        return target, route
+        if refused is not None:
+            raise refused
+        if target is not None:
+            return self._to_provider(request, exchange, entry, target)
+        return self._to_host(request, exchange, entry)
+
+    def _to_provider(
+        self, request: web.BaseRequest, exchange: Exchange, entry: Entry, target: Target
+    ) -> _Outgoing:
+        route = route_of(entry, target)
+        way = way_of(entry)
+        exchange.exit = way.id if isinstance(way, ExitProxy) else None
+        return _Outgoing(
+            target.url(route.base_url, route.strip),
+            to_provider(request.headers.items(), route),
+            self._gate.clients.to_provider(way),
+            f"the API of {target.provider}",
+            NOT_FROM_PROVIDERS,
+        )
+
+    def _to_host(self, request: web.BaseRequest, exchange: Exchange, entry: Entry) -> _Outgoing:
+        try:
+            host, port, url = parse_absolute(request.raw_path)
+        except InvalidRequest as error:
+            raise Refusal(400, error.message) from None
+        exchange.host = written(host, port)
+        exchange.path = url.raw_path
+        check_allowed(entry, host, port)
+        way = way_of(entry)
+        exchange.exit = way.id if isinstance(way, ExitProxy) else None
+        return _Outgoing(
+            url,
+            to_host(request.headers.items()),
+            self._gate.clients.to_host(way),
+            exchange.host,
+            NOT_FROM_HOSTS,
+        )
 
     async def _forward(
-        self, request: web.BaseRequest, exchange: _Exchange, target: Target, route: Route
+        self, request: web.BaseRequest, exchange: Exchange, outgoing: _Outgoing
     ) -> web.StreamResponse:
-        headers = to_provider(request.headers.items(), route)
-        body = None
+        assert exchange.entry is not None  # noqa: S101 - for mypy: _admit has set it
+        seat = self._gate.seats.of(exchange.entry)
+        headers, body = outgoing.headers, None
         if request.body_exists:
             if request.content_length is not None:
                 headers["Content-Length"] = str(request.content_length)
-            body = self._upload(request, exchange)
-        try:
-            upstream = await self._http.request(
-                request.method,
-                target.url(route.base_url, route.strip),
-                headers=headers,
-                data=body,
-                allow_redirects=False,
-            )
-        except TimeoutError as error:
-            raise Refusal(504, f"the API of {target.provider} does not answer.") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            if exchange.refusal is not None:
-                raise exchange.refusal from error
-            raise Refusal(
-                502, f"the API of {target.provider} cannot be reached ({type(error).__name__})."
-            ) from error
-        try:
-            return await self._answer(request, exchange, upstream)
-        finally:
-            # Not release(): what the sandbox has not read must not be read by us instead.
-            upstream.close() if not upstream.content.at_eof() else upstream.release()
+            body = self._upload(request, exchange, seat)
+        async with outgoing.client as client:
+            try:
+                upstream = await client.request(
+                    request.method, outgoing.url, headers=headers, data=body, allow_redirects=False
+                )
+            except TimeoutError as error:
+                raise Refusal(504, f"{outgoing.what} does not answer.") from error
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                raise _failure(exchange, outgoing, error) from error
+            try:
+                return await self._answer(request, exchange, upstream, outgoing, seat)
+            finally:
+                # Not release(): what the sandbox has not read must not be read by us instead.
+                upstream.close() if not upstream.content.at_eof() else upstream.release()
 
-    async def _upload(self, request: web.BaseRequest, exchange: _Exchange) -> AsyncIterator[bytes]:
+    async def _upload(
+        self, request: web.BaseRequest, exchange: Exchange, seat: Seat
+    ) -> AsyncIterator[bytes]:
         if request.headers.get("expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
@@ -176,47 +163,73 @@ class Proxy:
             if exchange.up > BODY_MAX:
                 exchange.refusal = Refusal(413, f"a request may have {BODY_MAX // MIB} MB.")
                 raise exchange.refusal
+            await seat.up.passed(len(chunk))
             yield chunk
 
     async def _answer(
         self,
         request: web.BaseRequest,
-        exchange: _Exchange,
+        exchange: Exchange,
         upstream: aiohttp.ClientResponse,
+        outgoing: _Outgoing,
+        seat: Seat,
     ) -> web.StreamResponse:
         response = web.StreamResponse(
             status=upstream.status,
             reason=upstream.reason,
-            headers=to_sandbox(upstream.headers.items()),
+            headers=to_sandbox(upstream.headers.items(), outgoing.withheld),
         )
         await response.prepare(request)
         exchange.status = upstream.status
-        try:
-            while chunk := await upstream.content.readany():
-                exchange.down += len(chunk)
-                async with asyncio.timeout(_SILENCE_S):
+        while True:
+            try:
+                chunk = await upstream.content.readany()
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                exchange.refusal = _failure(exchange, outgoing, error)
+                return _broken_off(request, response)
+            if not chunk:
+                break
+            exchange.down += len(chunk)
+            try:
+                async with asyncio.timeout(SILENCE_S):
                     await response.write(chunk)
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            # Half an answer must not look like a whole one: break the connection off.
-            if request.transport is not None:
-                request.transport.abort()
-            return response
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                return _broken_off(request, response)
+            await seat.down.passed(len(chunk))
         await response.write_eof()
         return response
 
     def _refuse(
-        self, request: web.BaseRequest, exchange: _Exchange, refusal: Refusal
+        self, request: web.BaseRequest, exchange: Exchange, refusal: Refusal
     ) -> web.StreamResponse:
-        exchange.status = refusal.status
-        provider: Provider | None = exchange.target.provider if exchange.target else None
-        if exchange.entry is None and refusal.status == 403:
-            provider = None
+        exchange.status, exchange.refusal = refusal.status, refusal
         response = web.Response(
-            status=refusal.status, headers=refusal.headers(provider), body=refusal.body(provider)
+            status=refusal.status,
+            headers=refusal.headers(exchange.provider),
+            body=refusal.body(exchange.provider),
         )
         if request.body_exists and not request.content.at_eof():
             response.force_close()  # rather than read what nobody wants
         return response
+
+
+def _failure(exchange: Exchange, outgoing: _Outgoing, error: Exception) -> Refusal:
+    """What to say of a connection that was made, and then failed."""
+    if exchange.refusal is not None:  # our own doing: the upload was broken off
+        return exchange.refusal
+    name = type(error).__name__
+    if exchange.exit is not None:
+        return exit_unavailable(
+            f"the connection to {outgoing.what} through exit {exchange.exit} broke off ({name})."
+        )
+    return Refusal(502, f"{outgoing.what} cannot be reached ({name}).")
+
+
+def _broken_off(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+    """Half an answer must not look like a whole one."""
+    if request.transport is not None:
+        request.transport.abort()
+    return response
 
 
 def _peer(request: web.BaseRequest) -> str:

@@ -59,6 +59,20 @@ class Refusal(Exception):
             return f"{self.text}\n".encode()
         return json.dumps(_shaped(provider, self)).encode()
 
+    def response(self, provider: Provider | None) -> bytes:
+        """A whole HTTP response, after which the connection ends. Its reason phrase is the text:
+        most clients show that of a refused CONNECT, and none the body.
+        """
+        body = self.body(provider)
+        reason = "".join(c if " " <= c <= "~" else "?" for c in self.text)
+        headers = {
+            **self.headers(provider),
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+        }
+        lines = [f"HTTP/1.1 {self.status} {reason}", *(f"{k}: {v}" for k, v in headers.items())]
+        return "\r\n".join((*lines, "", "")).encode() + body
+
 
 def exit_unavailable(message: str) -> Refusal:
     return Refusal(502, message, code=EXIT_UNAVAILABLE)

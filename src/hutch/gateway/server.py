@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +15,11 @@ from aiohttp import web
 
 from hutch.config import Settings
 from hutch.errors import HostNotReady
+from hutch.gateway.addresses import Resolver, resolve
 from hutch.gateway.control import control_app
+from hutch.gateway.door import Door
+from hutch.gateway.gate import Gate
 from hutch.gateway.proxy import Proxy
-from hutch.gateway.table import Table
 from hutch_runtime.protocol import KIB
 
 _log = structlog.get_logger()
@@ -34,20 +37,21 @@ class Gateway:
     after us. ``port`` tells the one in use when the settings say 0.
     """
 
-    def __init__(self, settings: Settings, *, host: str) -> None:
+    def __init__(self, settings: Settings, *, host: str, resolver: Resolver = resolve) -> None:
         self._settings = settings
         self._host = host
-        self._proxy: Proxy | None = None
-        self._runners: list[web.BaseRunner] = []
+        self._resolver = resolver
+        self._stack = AsyncExitStack()
         self.port = settings.gateway_port
 
     async def start(self) -> None:
         """Raises ``HostNotReady`` when the port is taken: no second gateway beside a first."""
         listener = _port_socket(self._host, self.port)
         self.port = listener.getsockname()[1]
-        self._proxy = Proxy(Table())
-        server = web.Server(
-            self._proxy.handle,
+        gate = Gate(self._settings, self._resolver)
+        self._stack.push_async_callback(gate.close)
+        http = web.Server(
+            Proxy(gate).handle,
             handler_cancellation=True,  # a sandbox that goes away ends its request upstream
             auto_decompress=False,
             access_log=None,
@@ -55,26 +59,23 @@ class Gateway:
             max_line_size=_LINE_MAX,
             max_field_size=_HEADER_MAX,
         )
-        await self._serve(web.ServerRunner(server, shutdown_timeout=_DRAIN_S), listener)
-        control = web.AppRunner(
-            control_app(self._proxy), access_log=None, shutdown_timeout=_DRAIN_S
-        )
-        await self._serve(control, _control_socket(self._settings.gateway_socket))
+        await self._set_up(web.ServerRunner(http, shutdown_timeout=_DRAIN_S))
+        door = Door(gate, listener, http)
+        self._stack.push_async_callback(door.close)
+        door.open(_BACKLOG)
+        control = web.AppRunner(control_app(gate), access_log=None, shutdown_timeout=_DRAIN_S)
+        await self._set_up(control)
+        socket_path = self._settings.gateway_socket
+        await web.SockSite(control, _control_socket(socket_path)).start()
+        self._stack.callback(socket_path.unlink, missing_ok=True)
         _log.info("gateway.listening", host=self._host, port=self.port)
 
     async def close(self) -> None:
-        for runner in self._runners:
-            await runner.cleanup()
-        self._runners.clear()
-        if self._proxy is not None:
-            self._settings.gateway_socket.unlink(missing_ok=True)
-            await self._proxy.close()
-            self._proxy = None
+        await self._stack.aclose()
 
-    async def _serve(self, runner: web.BaseRunner, listener: socket.socket) -> None:
+    async def _set_up(self, runner: web.BaseRunner) -> None:
         await runner.setup()
-        self._runners.append(runner)
-        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+        self._stack.push_async_callback(runner.cleanup)
 
 
 async def serve(settings: Settings, *, host: str) -> None:

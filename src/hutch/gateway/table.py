@@ -79,6 +79,20 @@ class Table:
     def __len__(self) -> int:
         return len(self._by_sandbox)
 
+    def has(self, sandbox_id: str, incarnation: str) -> bool:
+        entry = self._by_sandbox.get(sandbox_id)
+        return entry is not None and entry.incarnation == incarnation
+
+    def knows(self, address: str) -> bool:
+        """Whether any sandbox has it, or may have it as one of several."""
+        if address != SHARED_ADDRESS:
+            return address in self._by_address
+        return any(entry.address == SHARED_ADDRESS for entry in self._by_sandbox.values())
+
+    def ways(self) -> frozenset[ExitProxy]:
+        """The exits that some sandbox has now."""
+        return frozenset(e.exit for e in self._by_sandbox.values() if e.exit is not None)
+
     def replace(self, entries: Iterable[Entry]) -> None:
         """Forget everything and take these; of two with one address the later counts."""
         fresh = Table()

@@ -9,11 +9,14 @@ from urllib.parse import unquote, unquote_plus
 
 from yarl import URL
 
+from hutch.errors import InvalidRequest
+from hutch.gateway.names import authority, written
 from hutch.gateway.refusals import Refusal
 from hutch_runtime.protocol import PROVIDERS, Provider
 
 # Printable ASCII without what a URL parser further on may take for something else.
 _PLAIN: Final = re.compile(r"[!\"$-\[\]-~]*")
+HTTP_PORT: Final = 80
 _DECODINGS: Final = 3  # %252e%252e: a server behind the first may decode again
 # Google's APIs take a key in the query as well; one that a sandbox sends must not go out.
 _QUERY_KEYS: Final = frozenset({"key", "access_token", "oauth_token"})
@@ -51,6 +54,17 @@ def parse_target(raw: str) -> Target:
     if provider == "gemini":
         query, presented = _without_keys(query)
     return Target(provider, slash + rest, query, tuple(presented))
+
+
+def parse_absolute(raw: str) -> tuple[str, int, URL]:
+    """``http://host[:port][/path][?query]`` → host, port, and the URL as it will be asked for.
+    Raises ``InvalidRequest``.
+    """
+    place, slash, rest = raw.removeprefix("http://").partition("/")
+    if "?" in place or "@" in place or _PLAIN.fullmatch(slash + rest) is None:
+        raise InvalidRequest("That is not a URL that can be forwarded.")
+    host, port = authority(place, HTTP_PORT)
+    return host, port, URL(f"http://{written(host, port)}/{rest}", encoded=True)
 
 
 def _climbs(path: str) -> bool:
