@@ -101,3 +101,15 @@ async def test_a_new_credential_has_not_been_used(stored: Vault) -> None:
     await stored.put(ADA, "claude", "api_key", "sk-ant-api03-mnopqrstuvwx")
     info = await stored.info(ADA, "claude")
     assert (info.used_at, info.last_result) == (None, None)
+
+
+async def test_a_use_of_the_credential_before_is_not_this_ones(stored: Vault) -> None:
+    began = SystemClock().now()
+    await asyncio.sleep(0.01)
+    await stored.put(ADA, "claude", "api_key", "sk-ant-api03-mnopqrstuvwx")
+    stored.note_use(ADA, "claude", "rejected", began_at=began)
+    await stored.close()
+    assert (await stored.info(ADA, "claude")).last_result is None
+    stored.note_use(ADA, "claude", "ok", began_at=SystemClock().now())
+    await stored.close()
+    assert (await stored.info(ADA, "claude")).last_result == "ok"

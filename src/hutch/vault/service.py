@@ -143,9 +143,13 @@ class Vault:
             statement = statement.where(credentials.c.version == expected_version)
         return bool(await self._database.write(statement.values(state=state, reason=reason)))
 
-    def note_use(self, user_id: str, provider: Provider, result: Result) -> None:
-        """Costs its caller nothing: it is written in the background, once a minute at most."""
-        self._uses.note(user_id, provider, result)
+    def note_use(
+        self, user_id: str, provider: Provider, result: Result, *, began_at: float | None = None
+    ) -> None:
+        """Costs its caller nothing: it is written in the background, once a minute at most.
+        ``began_at``: when the use did; a credential stored later had no part in it.
+        """
+        self._uses.note(user_id, provider, result, began_at=began_at)
 
     async def record_check(self, user_id: str, provider: Provider, result: Result) -> None:
         """The outcome of a check that somebody waits for: at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -20,6 +21,13 @@ _log = structlog.get_logger()
 WRITE_EVERY_S: Final = 60.0  # for one credential; a busy one would write thousands of times
 
 
+@dataclass(frozen=True, slots=True)
+class _Use:
+    at: float
+    result: Result
+    began_at: float
+
+
 class Uses:
     def __init__(
         self, database: Database, clock: Clock, *, write_every_s: float = WRITE_EVERY_S
@@ -27,18 +35,24 @@ class Uses:
         self._database = database
         self._clock = clock
         self._write_every_s = write_every_s
-        self._latest: dict[tuple[str, Provider], tuple[float, Result]] = {}
+        self._latest: dict[tuple[str, Provider], _Use] = {}
         self._writing: dict[tuple[str, Provider], asyncio.Task[None]] = {}
 
-    def note(self, user_id: str, provider: Provider, result: Result) -> None:
-        """The first at once, in the background; then the latest of each minute."""
+    def note(
+        self, user_id: str, provider: Provider, result: Result, *, began_at: float | None = None
+    ) -> None:
+        """The first at once, in the background; then the latest of each minute. What began before
+        the credential was stored was the work of an earlier one, and is not noted.
+        """
         which = (user_id, provider)
-        self._latest[which] = (self._clock.now(), result)
+        now = self._clock.now()
+        self._latest[which] = _Use(now, result, now if began_at is None else began_at)
         if which not in self._writing:
             self._writing[which] = asyncio.create_task(self._write_while_used(which))
 
     async def write(self, user_id: str, provider: Provider, result: Result) -> None:
-        self._latest[user_id, provider] = (self._clock.now(), result)
+        now = self._clock.now()
+        self._latest[user_id, provider] = _Use(now, result, now)
         await self._write((user_id, provider))
 
     async def close(self) -> None:
@@ -58,16 +72,19 @@ class Uses:
             del self._writing[which]
 
     async def _write(self, which: tuple[str, Provider]) -> None:
-        noted = self._latest.pop(which, None)
-        if noted is None:
+        use = self._latest.pop(which, None)
+        if use is None:
             return  # written by another meanwhile
-        used_at, result = noted
         user_id, provider = which
         try:
             await self._database.write(
                 update(credentials)
-                .where(credentials.c.user_id == user_id, credentials.c.provider == provider)
-                .values(used_at=used_at, last_result=result)
+                .where(
+                    credentials.c.user_id == user_id,
+                    credentials.c.provider == provider,
+                    credentials.c.created_at <= use.began_at,
+                )
+                .values(used_at=use.at, last_result=use.result)
             )
         except SQLAlchemyError as error:
             # A note is not worth a failure; the next one has another chance.
