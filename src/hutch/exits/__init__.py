@@ -1,0 +1,1 @@
+"""Exits: proxies with one address each, leased one per user; everything of theirs leaves there."""
