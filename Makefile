@@ -36,8 +36,9 @@ check: .venv/done  ## formatting, lint, types, import directions
 	@$(RUN)/mypy
 	@$(RUN)/lint-imports --no-cache
 
-bench: setup  ## compare with the bare CLIs; writes bench/results/latest.json
+bench: setup  ## compare with the bare CLIs; and the gateway with Squid; writes bench/results/*.json
 	@$(RUN)/python -m bench
+	@$(RUN)/python -m bench.gateway
 
 .venv/done: pyproject.toml uv.lock
 	@uv --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .uv/bin/uv
