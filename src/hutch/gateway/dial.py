@@ -137,7 +137,8 @@ async def _ask(sock: socket.socket, way: ExitProxy, host: str, port: int) -> byt
         elif isinstance(event, h11.Response):
             if 200 <= event.status_code < 300:
                 return bytes(proxy.trailing_data[0])
-            raise exit_unavailable(_meaning(way, event.status_code, authority))
+            status = event.status_code
+            raise exit_unavailable(_meaning(way, status, authority), answered=status)
         elif not isinstance(event, h11.InformationalResponse):
             raise exit_unavailable(f"the exit {way.id} gave no proper answer.")
 

@@ -35,6 +35,7 @@ class Refusal(Exception):
     message: str
     retry_after_s: int | None = None
     code: str = ""
+    answered: int | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -74,8 +75,9 @@ class Refusal(Exception):
         return "\r\n".join((*lines, "", "")).encode() + body
 
 
-def exit_unavailable(message: str) -> Refusal:
-    return Refusal(502, message, code=EXIT_UNAVAILABLE)
+def exit_unavailable(message: str, *, answered: int | None = None) -> Refusal:
+    """``answered``: the status of an exit that is there, and did not connect."""
+    return Refusal(502, message, code=EXIT_UNAVAILABLE, answered=answered)
 
 
 def _shaped(provider: Provider, refusal: Refusal) -> dict[str, Any]:
