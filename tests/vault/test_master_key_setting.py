@@ -58,3 +58,33 @@ def test_what_we_start_does_not_inherit_them(given: list[str], tmp_path: Path) -
     assert "HUTCH_DATA_DIR" in done.stdout
     assert not any(text in done.stdout for text in given)
     assert "MASTER_KEY" not in done.stdout
+
+
+@pytest.mark.parametrize("wrong", ["mode", "variable"])
+def test_a_start_that_is_refused_ends_with_what_to_type(tmp_path: Path, wrong: str) -> None:
+    path = tmp_path / "master-keys"
+    canary = "bm8ga2V5IGJ1dCBhIGNhbmFyeQ=="
+    settings = {
+        "HUTCH_DATA_DIR": str(tmp_path),
+        "HUTCH_BACKEND": "process",
+        "HUTCH_INSECURE_PROCESS_BACKEND": "true",
+        "HUTCH_PORT": "1",  # never reached
+    }
+    if wrong == "mode":
+        path.write_text(f"# keys\n{MasterKey.generate().text()}\n")
+        path.chmod(0o640)
+        says = f"chmod 600 {path}"
+    else:
+        settings["HUTCH_MASTER_KEY"] = canary
+        says = "openssl rand -base64 32"
+    done = subprocess.run(
+        [sys.executable, "-m", "hutch.cli.main", "serve"],
+        env={"PATH": os.environ["PATH"], **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert says in done.stderr.splitlines()[-1]
+    assert canary not in done.stdout + done.stderr

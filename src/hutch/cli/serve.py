@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import structlog
@@ -15,6 +15,7 @@ from hutch.api.app import create_app
 from hutch.app import Hutch, running
 from hutch.cli.profile import write_private
 from hutch.config import Settings
+from hutch.errors import HutchError
 
 # Streams are open for as long as runs last; clients come back with Last-Event-ID.
 _GRACE_S: Final = 3
@@ -35,11 +36,18 @@ def configure_logging() -> None:
 
 
 def serve(settings: Settings) -> None:
+    """Until a signal. Raises the ``HutchError`` that kept it from starting."""
     configure_logging()
+    failed: list[HutchError] = []
 
     @asynccontextmanager
     async def hutch() -> AsyncIterator[Hutch]:
-        async with running(settings) as built:
+        async with AsyncExitStack() as stack:
+            try:
+                built = await stack.enter_async_context(running(settings))
+            except HutchError as error:
+                failed.append(error)  # the framework would show it without its hint
+                raise
             await _ensure_admin_key(built)
             yield built
 
@@ -55,9 +63,12 @@ def serve(settings: Settings) -> None:
             server_header=False,
         )
     )
-    server.run()
-    if not server.started:
-        sys.exit(1)
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's way to say that it could not start
+        if failed:
+            raise failed[0] from None
+        raise
 
 
 class _Server(uvicorn.Server):
