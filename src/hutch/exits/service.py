@@ -221,26 +221,32 @@ class Exits:
         return lease
 
     async def note_probe(
-        self, exit_id: str, health: Health, *, reason: str = "", seen_ip: str | None = None
+        self,
+        exit_id: str,
+        health: Health,
+        *,
+        reason: str = "",
+        seen_ip: str | None = None,
+        probed: ExitProxy | None = None,
     ) -> Exit | None:
-        """What a probe found, and the exit as it is now; None if it was removed meanwhile."""
+        """What a probe found, and the exit as it is now; None if it was removed meanwhile, or has
+        another password than the one that was ``probed``.
+        """
         async with self._changing:
             before = self._exits.get(exit_id)
-            if before is None:
+            if before is None or (probed is not None and await self.proxy(before) != probed):
                 return None
             now = self._clock.now()
-            failures = before.failures + 1 if health in {"down", "drifted"} else 0
-            statements = [
-                changed(
-                    exit_id,
-                    health=health,
-                    reason=reason,
-                    failures=failures,
-                    seen_ip=seen_ip or before.seen_ip,
-                    probed_at=now,
-                )
-            ]
-            if health != before.health and not (before.health == "unknown" and health == "up"):
+            values: dict[str, Any] = {"health": health, "reason": reason, "probed_at": now}
+            if health in {"down", "drifted"}:
+                values["failures"] = before.failures + 1
+            elif health == "up":
+                values["failures"] = 0
+            # The address that a static exit had first is the one that it should have.
+            if seen_ip is not None and health == "up":
+                values["seen_ip"] = seen_ip
+            statements = [changed(exit_id, **values)]
+            if health != before.health and (before.health, health) != ("unknown", "up"):
                 statements.append(happened(exit_id, before.user_id, health, reason, now))
                 _log.warning(
                     "exit.health", exit=exit_id, user=before.user_id, health=health, reason=reason

@@ -29,6 +29,7 @@ def create_app() -> ASGIApp:
     app = Starlette(
         routes=[
             Route("/", server.root, methods=["GET", "HEAD"]),
+            Route("/ip", server.ip),
             Route("/v1/models", server.models),
             Route("/v1/messages", server.messages, methods=["POST"]),
             Route("/v1/messages/count_tokens", server.count_tokens, methods=["POST"]),
@@ -68,6 +69,10 @@ class _Server:
     async def root(self, request: Request) -> Response:
         self._record(request).status = 200
         return JSONResponse({"name": LABEL})
+
+    async def ip(self, request: Request) -> Response:
+        """Where the asker comes from, as the pages say that exits are probed with."""
+        return JSONResponse({"ip": self._record(request).peer})
 
     async def models(self, request: Request) -> Response:
         wire = self._anthropic if "anthropic-version" in request.headers else self._openai
