@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,14 +18,21 @@ from hutch.backends.open import open_backend
 from hutch.clock import Clock, SystemClock
 from hutch.config import Settings
 from hutch.control import containers, gateway
+from hutch.control import exits as exit_watch
+from hutch.control import logins as login_sync
 from hutch.control.containers import Containers
 from hutch.control.deletion import Deletion
 from hutch.control.driver import Driver, Task
+from hutch.control.exits import ExitWatch
 from hutch.control.gateway import GatewaySync, placeholder_key, route_for
+from hutch.control.logins import LoginSync
 from hutch.control.queue import WorkQueue
 from hutch.errors import BackendError
+from hutch.exits.rows import ExitRows
+from hutch.exits.service import Exits
 from hutch.gateway.base import GatewayControl
 from hutch.gateway.client import GatewayClient
+from hutch.logins.service import SIGN_IN_HOSTS, Logins
 from hutch.runs.rows import RunRows
 from hutch.runs.service import Runs
 from hutch.sandboxes.models import Sandbox
@@ -61,6 +68,9 @@ class Hutch:
     vault: Vault
     probe: CredentialProbe
     sandboxes: Sandboxes
+    logins: Logins
+    exits: Exits
+    exit_watch: ExitWatch
     runs: Runs
     deletion: Deletion
     backend: Backend
@@ -114,25 +124,34 @@ async def running(
         stack.push_async_callback(vault.close)
         sandbox_rows = SandboxRows(database)
 
-        def environment(sandbox: Sandbox) -> Mapping[str, str]:
-            return {
-                "HUTCH_RUNTIME_KEY_SHA256": runtime_key_hash(settings.secret, sandbox.incarnation),
-                "HUTCH_RUNTIME_PORT": str(RUNTIME_PORT),
-                "HUTCH_GATEWAY_URL": f"http://{host_address}:{settings.gateway_port}",
-                "HUTCH_PLACEHOLDER_KEY": placeholder_key(sandbox.incarnation),
-                "HUTCH_PREWARM": ",".join(settings.prewarm),
-                "HUTCH_AGENT_IDLE_S": str(settings.agent_idle_s),
-                # RLIMIT_NPROC counts a uid over the whole host, except under gVisor, whose kernel
-                # is the sandbox's own; elsewhere the container's own pids limit holds.
-                "HUTCH_AGENT_PIDS": str(
-                    settings.agent_pids if capabilities.isolation == "gvisor" else 0
-                ),
-            }
-
         def changed(sandbox: Sandbox) -> None:
+            logins.sandbox_changed(sandbox)
             sandboxes.changed(sandbox)
 
-        sync = GatewaySync(gateway_control, vault, lambda: sandboxes, partial(route_for, settings))
+        sync = GatewaySync(
+            gateway_control,
+            vault,
+            lambda: sandboxes,
+            partial(route_for, settings),
+            lambda: exits,
+        )
+        exits = Exits(
+            ExitRows(database),
+            data_keys,
+            clock,
+            gateway=gateway_control,
+            egress=settings.egress,
+            moved=sync.user_changed,
+        )
+        await exits.load()
+        logins = Logins(
+            vault,
+            runtime,
+            lambda: sandboxes,
+            permit_claude=agreements.permit_session_token,
+            changed=sync.user_changed,
+            sign_in_hosts=SIGN_IN_HOSTS,
+        )
         reconciler = Reconciler(
             sandbox_rows,
             backend,
@@ -141,8 +160,9 @@ async def running(
             clock,
             instance=settings.instance,
             resources=_resources(settings),
-            environment=environment,
+            environment=_environment(settings, capabilities, host_address),
             changed=changed,
+            before_end=logins.flush,
         )
         queue = WorkQueue(reconciler.step, workers=STARTS_AT_ONCE)
         stack.push_async_callback(queue.close)
@@ -156,16 +176,28 @@ async def running(
             vault,
             clock,
             agreements=agreements,
+            logins=logins,
+            exits=exits,
             timeout_s=settings.run_timeout_s,
             timeout_max_s=settings.run_timeout_max_s,
         )
         stack.push_async_callback(runs.close)
 
+        watch = ExitWatch(
+            exits,
+            gateway_control,
+            clock,
+            url=settings.exit_probe_url,
+            every_s=settings.exit_probe_every_s,
+            spare_after=settings.exit_spare_after,
+        )
         looks = Containers(sandbox_rows, backend, queue.wake)
         driver = Driver(
             [
                 Task("gateway", gateway.CHECK_EVERY_S, sync.run),
                 Task("containers", containers.LOOK_EVERY_S, looks.run),
+                Task("exits", exit_watch.LOOK_EVERY_S, watch.run),
+                Task("logins", login_sync.LOOK_EVERY_S, LoginSync(logins, sandboxes).run),
             ],
             clock,
         )
@@ -184,8 +216,11 @@ async def running(
             agreements=agreements,
             data_keys=data_keys,
             vault=vault,
-            probe=CredentialProbe(settings.base_url, _directly),
+            probe=CredentialProbe(settings.base_url, exits.connector),
             sandboxes=sandboxes,
+            logins=logins,
+            exits=exits,
+            exit_watch=watch,
             runs=runs,
             deletion=Deletion(database, accounts, agreements, vault, runs, sandboxes=sandboxes),
             backend=backend,
@@ -203,15 +238,34 @@ async def _key_provider(settings: Settings) -> KeyProvider:
     return await KeyFile.open(settings.master_keys_file)
 
 
-async def _directly(_user_id: str) -> None:
-    """No connector of the user's own: by the server's address."""
-
-
 async def _watch(looks: Containers) -> None:
     while True:
         with contextlib.suppress(BackendError):
             await looks.watch()
         await asyncio.sleep(REWATCH_S)
+
+
+def _environment(
+    settings: Settings, capabilities: Capabilities, host_address: str
+) -> Callable[[Sandbox], Mapping[str, str]]:
+    """What the runtime in each container is told."""
+
+    def environment(sandbox: Sandbox) -> Mapping[str, str]:
+        return {
+            "HUTCH_RUNTIME_KEY_SHA256": runtime_key_hash(settings.secret, sandbox.incarnation),
+            "HUTCH_RUNTIME_PORT": str(RUNTIME_PORT),
+            "HUTCH_GATEWAY_URL": f"http://{host_address}:{settings.gateway_port}",
+            "HUTCH_PLACEHOLDER_KEY": placeholder_key(sandbox.incarnation),
+            "HUTCH_PREWARM": ",".join(settings.prewarm),
+            "HUTCH_AGENT_IDLE_S": str(settings.agent_idle_s),
+            # RLIMIT_NPROC counts a uid over the whole host, except under gVisor, whose kernel
+            # is the sandbox's own; elsewhere the container's own pids limit holds.
+            "HUTCH_AGENT_PIDS": str(
+                settings.agent_pids if capabilities.isolation == "gvisor" else 0
+            ),
+        }
+
+    return environment
 
 
 def _resources(settings: Settings) -> Resources:

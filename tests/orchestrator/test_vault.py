@@ -53,14 +53,14 @@ async def test_a_changed_credential_reaches_the_gateway(
 ) -> None:
     sandbox = await hutch.sandboxes.ensure(user_id)
     await hutch.vault.put(user_id, "claude", "api_key", "another-key-entirely")
-    await hutch.gateway_sync.credentials_changed(user_id)
+    await hutch.gateway_sync.user_changed(user_id)
     [placeholder] = [s.env["HUTCH_PLACEHOLDER_KEY"] for s in world.backend.specs]
     entry = world.gateway.table.find("127.0.0.1", [placeholder])
     assert entry is not None
     assert (entry.sandbox_id, entry.user_id) == (sandbox.id, user_id)
     assert entry.routes["claude"].headers[0][1].reveal() == "another-key-entirely"
     await hutch.vault.delete(user_id, "claude")
-    await hutch.gateway_sync.credentials_changed(user_id)
+    await hutch.gateway_sync.user_changed(user_id)
     entry = world.gateway.table.find("127.0.0.1", [placeholder])
     assert entry is not None
     assert set(entry.routes) == {"codex", "gemini"}

@@ -51,7 +51,7 @@ async def put_credential(
                 hint="Check that it is whole, and neither revoked nor of another account.",
             )
     info = await hutch.vault.put(caller.user_id, provider, asked.kind, text)
-    await hutch.gateway_sync.credentials_changed(caller.user_id)
+    await hutch.gateway_sync.user_changed(caller.user_id)
     if verified is not None and verified.result != "unchecked":
         await hutch.vault.record_check(caller.user_id, provider, verified.result)
         info = await hutch.vault.info(caller.user_id, provider)
@@ -80,7 +80,7 @@ async def get_credential(
 async def delete_credential(provider: Provider, hutch: HutchDep, caller: CallerDep) -> None:
     """From the vault and, before this answers, from the gateway's memory."""
     await hutch.vault.delete(caller.user_id, provider)
-    await hutch.gateway_sync.credentials_changed(caller.user_id)
+    await hutch.gateway_sync.user_changed(caller.user_id)
 
 
 async def _try(hutch: Hutch, user_id: str, credential: Credential) -> CheckAnswer:

@@ -14,6 +14,7 @@ from typing import Final
 from hutch.config import Settings
 from hutch.control.driver import TaskReport
 from hutch.errors import Unavailable
+from hutch.exits.service import Exits
 from hutch.gateway.base import GatewayControl
 from hutch.gateway.table import Entry, Route
 from hutch.sandboxes.models import Sandbox
@@ -51,11 +52,13 @@ class GatewaySync:
         vault: Vault,
         sandboxes: Callable[[], Sandboxes],
         route_for: Callable[[Credential], Route],
+        exits: Callable[[], Exits],
     ) -> None:
         self._gateway = gateway
         self._vault = vault
         self._sandboxes = sandboxes
         self._route_for = route_for
+        self._exits = exits
         self._boot_id = ""
         # A whole table must not overtake a single change that was made after it was read.
         self._pushing = asyncio.Lock()
@@ -75,7 +78,8 @@ class GatewaySync:
         async with self._changing():
             await self._gateway.remove(sandbox.id, sandbox.incarnation)
 
-    async def credentials_changed(self, user_id: str) -> None:
+    async def user_changed(self, user_id: str) -> None:
+        """Credentials, exit or allowed hosts: the next request sees what is stored now."""
         for sandbox in await self._sandboxes().all():
             if sandbox.user_id == user_id:
                 await self.admit(sandbox)
@@ -111,6 +115,7 @@ class GatewaySync:
         routes: dict[Provider, Route] = {}
         for credential in await self._vault.reveal(sandbox.user_id):
             routes[credential.provider] = self._route_for(credential)
+        leaving = await self._exits().leaving(sandbox.user_id)
         return Entry(
             sandbox_id=sandbox.id,
             incarnation=sandbox.incarnation,
@@ -118,4 +123,7 @@ class GatewaySync:
             user_id=sandbox.user_id,
             placeholder=Secret(placeholder_key(sandbox.incarnation)),
             routes=routes,
+            egress=leaving.egress,
+            exit=leaving.exit,
+            closed_because=leaving.closed_because,
         )

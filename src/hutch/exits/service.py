@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal
 
+import aiohttp
 import structlog
 
 from hutch.clock import Clock
-from hutch.errors import Conflict, ExitUnavailable, NotFound
+from hutch.errors import Conflict, ExitUnavailable, NotFound, Unavailable
 from hutch.exits.models import (
     Exit,
     Happening,
@@ -25,6 +26,8 @@ from hutch.exits.models import (
     Role,
 )
 from hutch.exits.rows import ExitRows, added, changed, happened, removed
+from hutch.gateway.base import Failure, GatewayControl
+from hutch.gateway.connector import WayConnector
 from hutch.gateway.table import ExitProxy
 from hutch.ids import is_id, new_id
 from hutch.secrets import Secret
@@ -43,6 +46,7 @@ class Exits:
         data_keys: DataKeys,
         clock: Clock,
         *,
+        gateway: GatewayControl,
         egress: Literal["direct", "exits"],
         moved: Callable[[str], Awaitable[None]],
     ) -> None:
@@ -50,6 +54,7 @@ class Exits:
         self._rows = rows
         self._data_keys = data_keys
         self._clock = clock
+        self._gateway = gateway
         self._egress = egress
         self._moved = moved
         self._exits: dict[str, Exit] = {}
@@ -191,6 +196,16 @@ class Exits:
             return Leaving("closed", closed_because=error.message)
         return Leaving("exit", await self.proxy(lease.exit))
 
+    async def connector(self, user_id: str) -> aiohttp.BaseConnector | None:
+        """For requests that Hutch itself makes for the user: they leave as the user's own do. None
+        is the server's own address. Raises ``ExitUnavailable``; its client raises
+        ``hutch.gateway.refusals.Refusal``.
+        """
+        leaving = await self.leaving(user_id)
+        if leaving.egress == "closed":
+            raise ExitUnavailable(leaving.closed_because)
+        return WayConnector(leaving.exit, reuse=False) if leaving.exit is not None else None
+
     async def proxy(self, exit_: Exit) -> ExitProxy:
         """With its password in the clear, for the gateway's table and for probes. Raises
         ``DoesNotOpen``, ``KeyUnavailable``.
@@ -201,24 +216,34 @@ class Exits:
             password = self._passwords[exit_.id] = Secret(opened.decode())
         return exit_.proxy(password)
 
-    def require_working(self, user_id: str) -> Lease | None:
-        """What a run is to be recorded with; None where users leave directly. Raises
-        ``ExitUnavailable`` when the user's exit is known not to work: nobody need be woken then.
+    async def for_run(self, user_id: str) -> Exit | None:
+        """What a run that begins now will leave through; None where users leave directly. Raises
+        ``ExitUnavailable``, also when the user's exit is known not to work: nobody need be woken
+        then.
         """
         if not self.required:
             return None
-        lease = self.of(user_id)
-        if lease is None:
+        exit_ = (await self.lease(user_id)).exit
+        if not exit_.works:
             raise ExitUnavailable(
-                f"There is no address for this user: {_NONE_FREE}",
-                hint="The operator adds exits with `hutch admin exits import`.",
-            )
-        if not lease.exit.works:
-            raise ExitUnavailable(
-                f"The exit {lease.exit.id} does not work: {lease.exit.reason}",
+                f"The exit {exit_.id} does not work: {exit_.reason}",
                 hint="It is probed every few seconds; try again once `hutch exit` says it is up.",
             )
-        return lease
+        return exit_
+
+    def seen_ip(self, exit_id: str) -> str | None:
+        """The address that the exit was last seen from."""
+        exit_ = self._exits.get(exit_id)
+        return exit_.seen_ip if exit_ is not None else None
+
+    async def failure(self, sandbox_id: str, incarnation: str, since: float) -> Failure | None:
+        """Whether an exit failed this sandbox since then, as the gateway saw it."""
+        if not self.required:
+            return None
+        try:
+            return await self._gateway.failure(sandbox_id, incarnation, since)
+        except Unavailable:
+            return None  # the run has its error from the CLI then
 
     async def note_probe(
         self,

@@ -15,7 +15,10 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from hutch.clock import Clock
-from hutch.errors import HutchError
+from hutch.errors import HutchError, NeedsLogin
+from hutch.exits.service import Exits
+from hutch.gateway.base import Failure
+from hutch.logins.service import Logins
 from hutch.runs.inbound import Inbound, parse_event
 from hutch.runs.log import RunLog
 from hutch.runs.models import Run, RunState, Session
@@ -66,6 +69,8 @@ class Dispatch:
         rows: RunRows,
         sandboxes: Sandboxes,
         runtime: RuntimeClient,
+        logins: Logins,
+        exits: Exits,
         clock: Clock,
     ) -> None:
         self.run = run
@@ -74,6 +79,8 @@ class Dispatch:
         self._rows = rows
         self._sandboxes = sandboxes
         self._runtime = runtime
+        self._logins = logins
+        self._exits = exits
         self._clock = clock
         self._sandbox: Sandbox | None = None
         self._cancel = asyncio.Event()
@@ -136,6 +143,9 @@ class Dispatch:
         session = self._session or await self._rows.session(self.run.user_id, self.run.session_id)
         if session is None:
             raise _Ended("not_found", "The session was deleted.")
+        if self.run.state != "running":
+            exit_ = await self._unless_cancelled(self._exits.for_run(self.run.user_id))
+            self.run = replace(self.run, exit_id=exit_.id if exit_ else None)
         sandbox = await self._find_sandbox(session)
         self._sandbox = sandbox
         self.run = replace(
@@ -171,7 +181,7 @@ class Dispatch:
         """Where the run belongs. A session, and a run that has begun, live in one incarnation."""
         begun = self.run.state == "running"
         lives_in = self.run.incarnation if begun else session.incarnation
-        sandbox = await self._unless_cancelled(self._sandboxes.ensure(self.run.user_id))
+        sandbox = await self._unless_cancelled(self._sandbox_with_login(begun=begun))
         if lives_in is not None and lives_in != sandbox.incarnation:
             if begun:
                 raise _Ended(*_LOST)
@@ -180,6 +190,15 @@ class Dispatch:
                 "The sandbox that held this session is gone, and the session with it. "
                 "Leave out session_id to start a new one.",
             )
+        return sandbox
+
+    async def _sandbox_with_login(self, *, begun: bool) -> Sandbox:
+        sandbox = await self._sandboxes.ensure(self.run.user_id)
+        if not begun:
+            try:
+                await self._logins.ready(sandbox, self.run.provider)
+            except NeedsLogin as error:
+                raise _Ended("needs_login", error.message) from None
         return sandbox
 
     async def _unless_cancelled(self, waiting: Coroutine[Any, Any, _T]) -> _T:
@@ -274,9 +293,28 @@ class Dispatch:
             stop_reason, (code, message) = "error", _OUT_OF_TIME
         elif stop_reason == "error" and code is None:
             code, message = "provider_error", "The CLI ended the turn without saying why."
+        elif stop_reason == "error" and (failure := await self._exit_failure()):
+            code, message = failure.code, failure.message
+        elif code == "provider_auth" and (needed := await self._refused(message or "")):
+            code, message = needed.code, needed.message
         await self._end(
             stop_reason, code=code, message=message, text=event.data["text"], seq=event.seq
         )
+
+    async def _exit_failure(self) -> Failure | None:
+        """A CLI tells of an exit that failed in words of its own."""
+        if self._sandbox is None:
+            return None
+        sandbox, since = self._sandbox, self.run.started_at or self.run.created_at
+        return await self._exits.failure(sandbox.id, sandbox.incarnation, since)
+
+    async def _refused(self, message: str) -> NeedsLogin | None:
+        """A login that the provider refuses needs a new sign-in. A 403 is about what an account may
+        do, and says nothing against the login.
+        """
+        if self._sandbox is None or "403" in message:
+            return None
+        return await self._logins.refused(self._sandbox, self.run.provider)
 
     async def _end_unheard(self) -> None:
         """Cancelled or out of time, with no word from the sandbox about it."""
@@ -310,6 +348,7 @@ class Dispatch:
             error_message=message,
             text=text,
             timings=timings,
+            exit_ip=self._exits.seen_ip(self.run.exit_id) if self.run.exit_id else None,
             finished_at=self._clock.now(),
         )
         last = self.log.next(

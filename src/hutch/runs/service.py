@@ -26,7 +26,9 @@ from hutch.errors import (
     SessionBusy,
     Unavailable,
 )
+from hutch.exits.service import Exits
 from hutch.ids import is_id, new_id
+from hutch.logins.service import Logins
 from hutch.runs.dispatch import Dispatch
 from hutch.runs.log import RunLog
 from hutch.runs.models import LogEntry, Run, Session
@@ -70,6 +72,8 @@ class Runs:
         clock: Clock,
         *,
         agreements: Agreements,
+        logins: Logins,
+        exits: Exits,
         timeout_s: float,
         timeout_max_s: float,
     ) -> None:
@@ -79,6 +83,8 @@ class Runs:
         self._vault = vault
         self._clock = clock
         self._agreements = agreements
+        self._logins = logins
+        self._exits = exits
         self._timeout_s = timeout_s
         self._timeout_max_s = timeout_max_s
         self._live: dict[str, Dispatch] = {}
@@ -260,6 +266,8 @@ class Runs:
             rows=self._rows,
             sandboxes=self._sandboxes,
             runtime=self._runtime,
+            logins=self._logins,
+            exits=self._exits,
             clock=self._clock,
         )
         self._live[run.id] = dispatch

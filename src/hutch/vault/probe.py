@@ -9,6 +9,7 @@ from typing import Final
 import aiohttp
 
 from hutch.errors import ExitUnavailable
+from hutch.gateway.refusals import Refusal
 from hutch.vault.models import Credential, Result
 from hutch_runtime.protocol import Provider
 
@@ -58,7 +59,7 @@ class CredentialProbe:
                 session.get(url, headers=headers, allow_redirects=False) as answer,
             ):
                 return _judge(provider, answer.status, await answer.content.read(_BODY_MAX))
-        except ExitUnavailable as error:
+        except (ExitUnavailable, Refusal) as error:
             return Probed("unreachable", error.message)
         except TimeoutError:
             return Probed("unreachable", f"No answer within {_WITHIN_S:.0f} s.")
