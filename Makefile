@@ -36,7 +36,7 @@ check: .venv/done  ## formatting, lint, types, import directions
 	@$(RUN)/mypy
 	@$(RUN)/lint-imports --no-cache
 
-bench: setup  ## compare with the bare CLIs; and the gateway with Squid; writes bench/results/*.json
+bench: setup  ## compare with the bare CLIs, and the gateway with Squid; writes bench/results/*.json
 	@$(RUN)/python -m bench
 	@$(RUN)/python -m bench.gateway
 

@@ -1,6 +1,6 @@
 """``python -m bench.source PORT``: what the relays are measured against.
 
-A line with a number is answered with so many bytes and the end of the connection; ``GET`` with a few words.
+A line with a number is answered with so many bytes and the connection's end, ``GET`` with a word.
 """
 
 from __future__ import annotations

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 
 from hutch.config import Settings
 from hutch.gateway.client import GatewayClient
 from hutch.gateway.server import Gateway
-from hutch.gateway.table import Entry, Route
+from hutch.gateway.table import Entry, ExitProxy, HostRule, Route
 from hutch.secrets import Secret
 from hutch_runtime.protocol import PROVIDERS
 
@@ -29,6 +30,7 @@ class Seen:
     target: str
     headers: list[tuple[str, str]]
     body: bytes
+    source: str  # the address that the connection came from
 
     def values(self, name: str) -> list[str]:
         return [value for key, value in self.headers if key.lower() == name.lower()]
@@ -46,8 +48,9 @@ class Upstream:
         if self.handler is not None:
             return await self.handler(request)
         body = await request.read()
+        source = request.transport.get_extra_info("peername")[0] if request.transport else ""
         self.seen.append(
-            Seen(request.method, request.raw_path, list(request.headers.items()), body)
+            Seen(request.method, request.raw_path, list(request.headers.items()), body, source)
         )
         return web.Response(text="from upstream")
 
@@ -63,7 +66,14 @@ class Setup:
         return f"http://127.0.0.1:{self.gateway.port}"
 
     def entry(
-        self, address: str, user: str | None = "user_a", *, sandbox: str = "sbx_a", **changes: str
+        self,
+        address: str,
+        user: str | None = "user_a",
+        *,
+        sandbox: str = "sbx_a",
+        leaves: ExitProxy | None = None,
+        allow: Iterable[HostRule] = (),
+        **changes: str,
     ) -> Entry:
         base_url = changes.get("base_url", f"{self.upstream.url}/base")
         return Entry(
@@ -76,6 +86,9 @@ class Setup:
                 provider: Route(base_url, ((HEADERS[provider], Secret(f"real-{provider}-{user}")),))
                 for provider in PROVIDERS
             },
+            egress="exit" if leaves else "direct",
+            exit=leaves,
+            allow=tuple(allow),
         )
 
     def session(self, address: str) -> aiohttp.ClientSession:
@@ -83,6 +96,18 @@ class Setup:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(local_addr=(address, 0)), auto_decompress=False
         )
+
+    async def tunnel(
+        self, address: str, place: str, *, early: bytes = b""
+    ) -> tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]:
+        """CONNECT as from that sandbox; the answer's head, and the streams behind it."""
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.gateway.port, local_addr=(address, 0)
+        )
+        writer.write(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode() + early)
+        async with asyncio.timeout(20):
+            head = await reader.readuntil(b"\r\n\r\n")
+        return head, reader, writer
 
     async def raw(self, address: str, request: bytes) -> bytes:
         """Send these very bytes; what comes back until the gateway closes, or 2 s of silence."""
@@ -117,13 +142,34 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path, gateway_port=0)
+    """What stands for the internet here is the loopback network."""
+    return Settings(data_dir=tmp_path, gateway_port=0, egress_networks=("127.0.0.0/8",))
+
+
+class Names:
+    """A resolver: each name's answers in turn, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[list[str]]] = {}
+        self.asked: list[str] = []
+
+    async def __call__(self, host: str) -> list[str]:
+        self.asked.append(host)
+        answers = self.answers.get(host)
+        if not answers:
+            raise OSError("unknown")
+        return answers.pop(0) if len(answers) > 1 else answers[0]
 
 
 @pytest.fixture
-async def unsynced(settings: Settings, upstream: Upstream) -> AsyncIterator[Setup]:
+def names() -> Names:
+    return Names()
+
+
+@pytest.fixture
+async def unsynced(settings: Settings, upstream: Upstream, names: Names) -> AsyncIterator[Setup]:
     """Just started: nobody has told it anything."""
-    gateway = Gateway(settings, host="127.0.0.1")
+    gateway = Gateway(settings, host="127.0.0.1", resolver=names)
     await gateway.start()
     control = GatewayClient(settings.gateway_socket)
     yield Setup(gateway, control, upstream)
@@ -141,3 +187,8 @@ async def setup(unsynced: Setup) -> Setup:
         ]
     )
     return unsynced
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The gateway runs on uvloop; its sockets behave a little differently there."""
+    return {"uvloop": uvloop.new_event_loop}
