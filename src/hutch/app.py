@@ -222,7 +222,9 @@ async def running(
             exits=exits,
             exit_watch=watch,
             runs=runs,
-            deletion=Deletion(database, accounts, agreements, vault, runs, sandboxes=sandboxes),
+            deletion=Deletion(
+                database, accounts, agreements, vault, runs, sandboxes=sandboxes, exits=exits
+            ),
             backend=backend,
             capabilities=capabilities,
             gateway_sync=sync,

@@ -10,6 +10,8 @@ from sqlalchemy import insert, select
 
 from hutch.app import Hutch
 from hutch.errors import DoesNotOpen, NotFound, Unauthorized, Unavailable
+from hutch.exits.models import NewExit
+from hutch.secrets import Secret
 from hutch.store.tables import allowed_hosts, credentials, data_keys, users
 from tests.orchestrator.conftest import Api, World, new_user, run_to_end
 
@@ -72,6 +74,22 @@ async def test_it_says_what_went(hutch: Hutch, api: Api) -> None:
         "exits": [],
     }
     assert (await api("DELETE", f"/v1/admin/users/{user_id}", admin))[0] == 404
+
+
+async def test_their_exit_is_free_for_somebody_else(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"egress": "exits"})
+    async with world.orchestrator() as hutch:
+        await hutch.exits.import_([NewExit("static", "127.0.0.1", 3128, "name", Secret("word"))])
+        user_id = await new_user(hutch, "leaver")
+        await run_to_end(hutch, user_id)
+        lease = hutch.exits.of(user_id)
+        assert lease is not None
+        gone = await hutch.deletion.delete(user_id)
+        assert gone.traces.exits == [lease.exit.id]
+        assert hutch.exits.of(user_id) is None
+        assert files_with(user_id.encode(), world.settings.data_dir) == []
+        other = await new_user(hutch, "next")
+        assert (await hutch.exits.lease(other)).exit.id == lease.exit.id
 
 
 async def test_the_key_goes_first_and_the_rest_when_asked_again(world: World, hutch: Hutch) -> None:

@@ -7,7 +7,7 @@ import hmac
 import secrets
 from typing import Any, Final
 
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hutch.accounts.models import TIERS, ApiKey, NewKey, Scope, User
@@ -15,7 +15,7 @@ from hutch.clock import Clock
 from hutch.errors import Conflict, InvalidRequest, NotFound, Unauthorized
 from hutch.ids import is_id, new_id
 from hutch.store.database import Database
-from hutch.store.tables import api_keys, data_keys, users
+from hutch.store.tables import api_keys, data_keys, exits, users
 
 NAME_MAX: Final = 200
 _KEY_BYTES: Final = 32
@@ -74,6 +74,8 @@ class Accounts:
         await self._database.write(
             # One that was made again by what was still under way.
             delete(data_keys).where(data_keys.c.owner == user_id),
+            # An exit remembers whose it was, to be theirs again.
+            update(exits).where(exits.c.last_user_id == user_id).values(last_user_id=None),
             delete(users).where(users.c.id == user_id),
         )
         self._known.clear()

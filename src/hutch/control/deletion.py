@@ -18,6 +18,7 @@ from hutch.accounts.models import User
 from hutch.accounts.service import Accounts
 from hutch.accounts.traces import Traces, traces_of
 from hutch.errors import NotFound, Unavailable
+from hutch.exits.service import Exits
 from hutch.runs.service import Runs
 from hutch.sandboxes.service import Sandboxes
 from hutch.store.database import Database
@@ -47,6 +48,7 @@ class Deletion:
         runs: Runs,
         *,
         sandboxes: Sandboxes,
+        exits: Exits,
     ) -> None:
         self._database = database
         self._accounts = accounts
@@ -54,6 +56,7 @@ class Deletion:
         self._vault = vault
         self._runs = runs
         self._sandboxes = sandboxes
+        self._exits = exits
 
     async def delete(self, user_id: str) -> Deleted:
         """Raises ``NotFound``; ``Unavailable`` if the container does not end: then the key and all
@@ -74,6 +77,7 @@ class Deletion:
                 "The user's key is destroyed, but their container does not end.",
                 hint="`hutch doctor` looks for the cause; then delete the user once more.",
             ) from None
+        await self._exits.release(user.id)
         await self._accounts.delete_user(user.id)
         self._agreements.forget(user.id)
         # Prompts and answers, too, are then in no file of the database.

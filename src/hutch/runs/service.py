@@ -296,7 +296,8 @@ class Runs:
                 del self._turns[run.session_id]
             result = credential_result(dispatch.run)
             if result is not None:
-                self._vault.note_use(run.user_id, run.provider, result)
+                began_at = dispatch.run.started_at
+                self._vault.note_use(run.user_id, run.provider, result, began_at=began_at)
 
 
 # What a failed run says about the credential that paid for it.
