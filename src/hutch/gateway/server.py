@@ -48,7 +48,7 @@ class Gateway:
         """Raises ``HostNotReady`` when the port is taken: no second gateway beside a first."""
         listener = _port_socket(self._host, self.port)
         self.port = listener.getsockname()[1]
-        gate = Gate(self._settings, self._resolver)
+        gate = self._gate = Gate(self._settings, self._resolver)
         self._stack.push_async_callback(gate.close)
         http = web.Server(
             Proxy(gate).handle,
