@@ -6,7 +6,17 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from hutch.api import admin, agreements, container, credentials, errors, health, runs, sessions
+from hutch.api import (
+    admin,
+    agreements,
+    container,
+    credentials,
+    errors,
+    exits,
+    health,
+    runs,
+    sessions,
+)
 from hutch.api.limits import BodyLimit
 from hutch.app import Hutch
 
@@ -28,6 +38,6 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
     )
     errors.install(app)
     app.add_middleware(BodyLimit)
-    for part in (runs, sessions, container, credentials, agreements, admin, health):
+    for part in (runs, sessions, container, credentials, agreements, exits, admin, health):
         app.include_router(part.router)
     return app

@@ -60,6 +60,11 @@ class Usage(Shape):
     cost_usd: float | None
 
 
+class RunExit(Shape):
+    id: str
+    ip: str | None = Field(description="The address that the run was seen from.")
+
+
 class RunAnswer(Shape):
     id: str
     user_id: str
@@ -74,6 +79,7 @@ class RunAnswer(Shape):
     timings: dict[str, float] = Field(description="Milliseconds since the request.")
     provider_session: str | None = Field(description="The CLI's own id of the session.")
     cli_version: str | None
+    exit: RunExit | None = Field(description="Null: the server's own address.")
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
@@ -99,6 +105,7 @@ class RunAnswer(Shape):
             timings=run.timings,
             provider_session=run.provider_session,
             cli_version=run.cli_version,
+            exit=RunExit(id=run.exit_id, ip=run.exit_ip) if run.exit_id else None,
             created_at=run.created_at,
             started_at=run.started_at,
             finished_at=run.finished_at,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hutch.cli import exits
 from hutch.cli.profile import admin_client
 from hutch.cli.tables import table
 from hutch.config import Settings
@@ -14,6 +15,7 @@ from hutch.config import Settings
 app = typer.Typer(no_args_is_help=True, help="Manage users and keys.")
 users = typer.Typer(no_args_is_help=True, help="Manage users.")
 app.add_typer(users, name="users")
+app.add_typer(exits.app, name="exits")
 vault = typer.Typer(no_args_is_help=True, help="Manage the vault's keys.")
 app.add_typer(vault, name="vault")
 

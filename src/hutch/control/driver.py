@@ -46,6 +46,12 @@ class Driver:
     def status(self) -> list[Task]:
         return list(self._tasks)
 
+    def wake(self, name: str) -> None:
+        """Run the task of that name now, if it does not run already."""
+        for task in self._tasks:
+            if task.name == name:
+                task.woken.set()
+
     async def _loop(self, task: Task) -> None:
         while True:
             task.woken.clear()

@@ -1,0 +1,129 @@
+"""``hutch admin exits``: the inventory; ``hutch exit``: a user's own."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hutch.cli.profile import admin_client, user_client
+from hutch.cli.tables import table
+from hutch.config import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Proxies with an address each, one to a user.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("import")
+def import_exits(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check; change nothing.")] = False,
+) -> None:
+    """Add the exits of FILE: Decodo's download, CSV, TXT or YAML. All of it, or nothing.
+
+    An exit that is known already gets the file's password, address and label.
+    """
+    body = {"text": file.read_text("utf-8", "replace"), "dry_run": dry_run}
+    with admin_client(Settings()) as admin:
+        done = admin.call("POST", "/v1/admin/exits/import", json=body)
+    would = "would be " if dry_run else ""
+    typer.echo(
+        f"{would}added {done['added']}, {would}updated {done['updated']}, "
+        f"unchanged {done['unchanged']}"
+    )
+
+
+@app.command("list")
+def list_exits(json: Json = False) -> None:
+    """Every exit, how it is and whose."""
+    with admin_client(Settings()) as admin:
+        exits = admin.call("GET", "/v1/admin/exits")["exits"]
+    if json:
+        typer.echo(json_module.dumps(exits))
+        return
+    columns = ("exit", "kind", "at", "address", "state", "health", "user", "reason")
+    table(columns, [_row(one) for one in exits])
+
+
+@app.command("probe")
+def probe(exit_id: str, json: Json = False) -> None:
+    """Look at an exit now."""
+    with admin_client(Settings()) as admin:
+        _show(admin.call("POST", f"/v1/admin/exits/{exit_id}/probe"), as_json=json)
+
+
+@app.command("drain")
+def drain(
+    exit_id: str,
+    move: Annotated[bool, typer.Option("--move", help="Give its user another one now.")] = False,
+) -> None:
+    """Lease an exit to nobody else; its user keeps it, unless --move."""
+    with admin_client(Settings()) as admin:
+        path = f"/v1/admin/exits/{exit_id}/drain"
+        _show(admin.call("POST", path, params={"move": str(move).lower()}), as_json=False)
+
+
+@app.command("remove")
+def remove(
+    exit_id: str,
+    force: Annotated[bool, typer.Option("--force", help="Also while it is leased.")] = False,
+) -> None:
+    """Forget an exit and its password."""
+    with admin_client(Settings()) as admin:
+        path = f"/v1/admin/exits/{exit_id}"
+        admin.call("DELETE", path, params={"force": str(force).lower()})
+    typer.echo(f"removed {exit_id}")
+
+
+def own_exit(json: Json = False) -> None:
+    """The exit that your traffic leaves through, its address, and what happened to it."""
+    with user_client(Settings()) as client:
+        said = client.call("GET", "/v1/exit")
+    if json:
+        typer.echo(json_module.dumps(said))
+        return
+    now, home = said["exit"], said["home"]
+    if now is None:
+        direct = said["egress"] == "direct"
+        typer.echo(
+            "You leave through the server's own address."
+            if direct
+            else "You have no exit yet; your next run leases one."
+        )
+    else:
+        typer.echo(f"{now['ip'] or 'not probed yet'}  {now['kind']}  {now['health']}  {now['id']}")
+        if now["id"] != home["id"]:
+            typer.echo(
+                f"a spare, while your own {home['id']} is {home['health']}: {home['reason']}"
+            )
+        elif now["reason"]:
+            typer.echo(now["reason"])
+    for happening in said["history"]:
+        typer.echo(
+            f"{happening['at']}  {happening['what']}  {happening['exit_id']}  {happening['detail']}"
+        )
+
+
+def _row(one: dict[str, Any]) -> tuple[str, ...]:
+    whose = one["user_id"] or ""
+    return (
+        one["id"],
+        one["kind"],
+        f"{one['host']}:{one['port']}",
+        one["seen_ip"] or one["expected_ip"] or "",
+        one["state"],
+        one["health"],
+        f"{whose} (spare)" if one["role"] == "spare" else whose,
+        one["reason"],
+    )
+
+
+def _show(one: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json_module.dumps(one))
+        return
+    for name, value in one.items():
+        typer.echo(f"{name:<12} {'' if value is None else value}")
