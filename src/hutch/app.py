@@ -11,6 +11,7 @@ from functools import partial
 import structlog
 
 from hutch.accounts.agreements import Agreements
+from hutch.accounts.allowed_hosts import AllowedHosts
 from hutch.accounts.documents import documents
 from hutch.accounts.service import Accounts
 from hutch.backends.base import RUNTIME_PORT, Backend, Capabilities, Resources
@@ -64,6 +65,7 @@ class Hutch:
     database: Database
     accounts: Accounts
     agreements: Agreements
+    allowed_hosts: AllowedHosts
     data_keys: DataKeys
     vault: Vault
     probe: CredentialProbe
@@ -122,6 +124,7 @@ async def running(
             database, clock, data_keys, permit_session_token=agreements.permit_session_token
         )
         stack.push_async_callback(vault.close)
+        allowed_hosts = AllowedHosts(database, clock, settings.egress_allow)
         sandbox_rows = SandboxRows(database)
 
         def changed(sandbox: Sandbox) -> None:
@@ -132,8 +135,9 @@ async def running(
             gateway_control,
             vault,
             lambda: sandboxes,
-            partial(route_for, settings),
-            lambda: exits,
+            route_for=partial(route_for, settings),
+            exits=lambda: exits,
+            allowed=allowed_hosts.of,
         )
         exits = Exits(
             ExitRows(database),
@@ -214,6 +218,7 @@ async def running(
             database=database,
             accounts=accounts,
             agreements=agreements,
+            allowed_hosts=allowed_hosts,
             data_keys=data_keys,
             vault=vault,
             probe=CredentialProbe(settings.base_url, exits.connector),

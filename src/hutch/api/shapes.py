@@ -242,6 +242,17 @@ class AcceptRequest(Asked):
     version: str = Field(description="Of the text that was read.")
 
 
+class NetworkRequest(Asked):
+    allow: list[str] = Field(
+        description="At most 100 of `host`, `*.host` or `host:port`; 443 without a port."
+    )
+
+
+class NetworkAnswer(Shape):
+    allow: list[str] = Field(description="The user's own rules.")
+    always: list[str] = Field(description="The operator's, which hold for everyone.")
+
+
 class DeletionAnswer(Shape):
     """What went. The data key goes first; without it nothing that it sealed opens again."""
 

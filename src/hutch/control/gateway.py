@@ -7,7 +7,7 @@ since was pushed. Does not decide who has a sandbox, and keeps no credential of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -16,7 +16,7 @@ from hutch.control.driver import TaskReport
 from hutch.errors import Unavailable
 from hutch.exits.service import Exits
 from hutch.gateway.base import GatewayControl
-from hutch.gateway.table import Entry, Route
+from hutch.gateway.table import Entry, HostRule, Route
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.service import Sandboxes
 from hutch.secrets import Secret
@@ -51,14 +51,17 @@ class GatewaySync:
         gateway: GatewayControl,
         vault: Vault,
         sandboxes: Callable[[], Sandboxes],
+        *,
         route_for: Callable[[Credential], Route],
         exits: Callable[[], Exits],
+        allowed: Callable[[str], Awaitable[tuple[HostRule, ...]]],
     ) -> None:
         self._gateway = gateway
         self._vault = vault
         self._sandboxes = sandboxes
         self._route_for = route_for
         self._exits = exits
+        self._allowed = allowed
         self._boot_id = ""
         # A whole table must not overtake a single change that was made after it was read.
         self._pushing = asyncio.Lock()
@@ -126,4 +129,5 @@ class GatewaySync:
             egress=leaving.egress,
             exit=leaving.exit,
             closed_because=leaving.closed_because,
+            allow=await self._allowed(sandbox.user_id),
         )

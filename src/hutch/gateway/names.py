@@ -84,6 +84,12 @@ def matches(rule: HostRule, host: str, port: int) -> bool:
     return rule.host == host
 
 
+def rule_text(rule: HostRule) -> str:
+    """As ``parse_rule`` reads it."""
+    host = f"[{rule.host}]" if ":" in rule.host else rule.host
+    return host if rule.port == HTTPS_PORT else f"{host}:{rule.port}"
+
+
 def written(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -1,0 +1,46 @@
+"""``hutch network``: which hosts your sandbox may reach besides the model APIs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from hutch.cli.profile import user_client
+from hutch.client import Client
+from hutch.config import Settings
+
+app = typer.Typer(help="Show and change the hosts that your sandbox may reach.")
+
+Rules = Annotated[list[str], typer.Argument(help="host, *.host or host:port; 443 without a port.")]
+
+
+@app.callback(invoke_without_command=True)
+def show(context: typer.Context) -> None:
+    """The operator's list and yours."""
+    if context.invoked_subcommand is None:
+        with user_client(Settings()) as client:
+            _show(client.call("GET", "/v1/network"))
+
+
+@app.command()
+def allow(rules: Rules) -> None:
+    """Add hosts to your list."""
+    with user_client(Settings()) as client:
+        _put(client, [*client.call("GET", "/v1/network")["allow"], *rules])
+
+
+@app.command()
+def forget(rules: Rules) -> None:
+    """Take hosts from your list, written as `hutch network` shows them."""
+    with user_client(Settings()) as client:
+        _put(client, [r for r in client.call("GET", "/v1/network")["allow"] if r not in rules])
+
+
+def _put(client: Client, rules: list[str]) -> None:
+    _show(client.call("PUT", "/v1/network", json={"allow": rules}))
+
+
+def _show(network: dict[str, Any]) -> None:
+    for title, rules in (("everyone's", network["always"]), ("yours", network["allow"])):
+        typer.echo(f"{title}: {', '.join(rules) or 'none'}")
