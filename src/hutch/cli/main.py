@@ -113,12 +113,28 @@ def down() -> None:
     bring_down(Settings(), Console())
 
 
-@app.command()
-def demo() -> None:
+demos = typer.Typer(invoke_without_command=True, help="See it work.")
+app.add_typer(demos, name="demo")
+
+
+@demos.callback()
+def demo(context: typer.Context) -> None:
     """One prompt per provider for a demo user, and a table of what came back."""
+    if context.invoked_subcommand is not None:
+        return
     from hutch.cli.demo import demo as show  # noqa: PLC0415  only this command needs it
 
     raise typer.Exit(0 if show(Settings(), Console()) else 1)
+
+
+@demos.command("egress")
+def demo_egress(
+    runs: Annotated[int, typer.Option(min=1, help="Of each user, and twice.")] = 50,
+) -> None:
+    """Three users, three exits: where each is seen from, also while exits die. Linux, root."""
+    from hutch.cli.demo_egress import demo_egress as show  # noqa: PLC0415  only this command
+
+    raise typer.Exit(0 if show(Console(), runs=runs) else 1)
 
 
 def main() -> None:

@@ -164,7 +164,7 @@ class _Server:
         peer = request.client.host if request.client else ""
         key = fingerprint(_key(request))
         recorded = Recorded(request.method, request.url.path, key=key, peer=peer)
-        self._control.requests.append(recorded)
+        self._control.record(recorded)
         return recorded
 
 

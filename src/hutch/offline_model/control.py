@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -67,6 +67,11 @@ class Control:
     def __init__(self) -> None:
         self.requests: deque[Recorded] = deque(maxlen=KEPT_REQUESTS)
         self.behaviours: list[Behaviour] = []
+        self.callers: Counter[tuple[str, str]] = Counter()  # by key's fingerprint and address
+
+    def record(self, recorded: Recorded) -> None:
+        self.requests.append(recorded)
+        self.callers[recorded.key, recorded.peer] += 1
 
     def take(self, user_text: str, key: str, *, models: bool = False) -> Wish | None:
         """The first behaviour that matches, counted down."""
@@ -86,6 +91,7 @@ class Control:
     def routes(self) -> list[Route]:
         return [
             Route("/_control/requests", self._requests, methods=["GET", "DELETE"]),
+            Route("/_control/callers", self._callers),
             Route("/_control/behaviour", self._behaviour, methods=["POST", "DELETE"]),
         ]
 
@@ -93,6 +99,14 @@ class Control:
         if request.method == "DELETE":
             self.requests.clear()
         return JSONResponse({"requests": [recorded.public() for recorded in self.requests]})
+
+    async def _callers(self, _: Request) -> Response:
+        """Who came from where since the start, with how many requests."""
+        callers = [
+            {"key": key, "peer": peer, "requests": count}
+            for (key, peer), count in sorted(self.callers.items())
+        ]
+        return JSONResponse({"callers": callers})
 
     async def _behaviour(self, request: Request) -> Response:
         if request.method == "DELETE":
