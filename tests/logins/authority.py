@@ -186,11 +186,11 @@ class _Checked:
 
 
 @contextlib.contextmanager
-def running_authority(*, host: str = "127.0.0.1", **behaviour: float) -> Iterator[Authority]:
+def running_authority(*, host: str = "127.0.0.1") -> Iterator[Authority]:
     """Served by a thread of this process, so that tests see and change its state."""
     with socket.create_server((host, 0)) as listening:
         port = listening.getsockname()[1]
-        authority = Authority(f"http://{host}:{port}", **behaviour)
+        authority = Authority(f"http://{host}:{port}")
         app = Starlette(
             routes=[
                 Route("/oauth/token", authority.token, methods=["POST"]),

@@ -78,7 +78,7 @@ async def test_a_login_pays_and_its_renewal_is_told_at_once(
         assert "model 200" in authority.calls
         given = await get(runtime)
         assert given["state"] == "present"
-        assert (given["on"], given["placed"]) == (True, True)
+        assert (given["on"], given["taken"]) == (True, True)
 
         authority.expire()
         following = asyncio.create_task(get(runtime, after=given["sha256"], wait=20))
@@ -196,7 +196,7 @@ async def test_codex_signs_in_by_its_device_code(authority: Authority, tmp_path:
         assert authority.newest(content(found))
         await _sign_in(runtime, "codex", "done")
         found = await get(runtime)
-        assert (found["on"], found["placed"]) == (True, False)
+        assert (found["on"], found["taken"]) == (True, False)
         events = await runtime.run("r1", "hello", provider="codex")
         assert events[-1]["stop_reason"] == "end_turn", events[-1]
 

@@ -7,7 +7,7 @@ instruction and run again. It does not decide that a sandbox should exist; that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
 import structlog
@@ -48,7 +48,11 @@ class Reconciler:
         resources: Resources,
         environment: Callable[[Sandbox], Mapping[str, str]],
         changed: Callable[[Sandbox], None],
+        before_end: Callable[[Sandbox], Awaitable[None]],
     ) -> None:
+        """``before_end`` saves what would be lost with a sandbox that still answers; it is bounded
+        in time and never raises.
+        """
         self._rows = rows
         self._backend = backend
         self._runtime = runtime
@@ -58,6 +62,7 @@ class Reconciler:
         self._resources = resources
         self._environment = environment
         self._changed = changed
+        self._before_end = before_end
 
     async def step(self, sandbox_id: str) -> None:
         sandbox = await self._rows.get(sandbox_id)
@@ -133,6 +138,8 @@ class Reconciler:
             self._changed(sandbox)
 
     async def _end(self, sandbox: Sandbox, *, failed: str) -> None:
+        if sandbox.observed == "running" and not failed:
+            await self._before_end(sandbox)
         await self._egress.dismiss(sandbox)
         if sandbox.handle is not None:
             await self._backend.destroy(sandbox.handle)

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -55,10 +55,10 @@ class RuntimeClient:
             await self._http.close()
 
     async def health(self, sandbox: Sandbox) -> dict[str, Any]:
-        return await self._call(sandbox, "GET", "/health")
+        return await self.call(sandbox, "GET", "/health")
 
     async def cancel(self, sandbox: Sandbox, run_id: str) -> None:
-        await self._call(sandbox, "POST", f"/runs/{run_id}/cancel")
+        await self.call(sandbox, "POST", f"/runs/{run_id}/cancel")
 
     @asynccontextmanager
     async def prompt(
@@ -86,9 +86,20 @@ class RuntimeClient:
         async with self._stream(sandbox, "GET", path) as events:
             yield events
 
-    async def _call(self, sandbox: Sandbox, method: str, path: str) -> dict[str, Any]:
-        timeout = aiohttp.ClientTimeout(total=_ANSWER_S, connect=_CONNECT_S)
-        async with self._request(sandbox, method, path, timeout=timeout) as response:
+    async def call(
+        self,
+        sandbox: Sandbox,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        within_s: float = _ANSWER_S,
+    ) -> dict[str, Any]:
+        """One request that is answered with a JSON object. Raises ``RuntimeUnreachable``,
+        ``RuntimeRefused``.
+        """
+        timeout = aiohttp.ClientTimeout(total=within_s, connect=_CONNECT_S)
+        async with self._request(sandbox, method, path, timeout=timeout, json=body) as response:
             return _json(await _read(response))
 
     @asynccontextmanager

@@ -36,6 +36,7 @@ class LoginRoutes:
             (path, "PUT", self._put),
             (path, "DELETE", self._delete),
             (path, "GET", self._get),
+            (f"{path}/taken", "POST", self._taken),
             (f"{path}/start", "POST", self._start),
             (f"{path}/sign-in", "GET", self._sign_in),
             (f"{path}/code", "POST", self._code),
@@ -81,10 +82,18 @@ class LoginRoutes:
                 "sha256": reading.sha256,
                 "files": {login.file.name: encoded} if reading.state == "present" else {},
                 "on": login.on,
-                "placed": login.placed,
+                "taken": login.taken,
                 "history": list(login.history),
             }
         )
+
+    async def _taken(self, http: Request) -> Response:
+        """``{sha256}``: this content is stored."""
+        sha256 = (await _body(http)).get("sha256")
+        if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+            raise Refused("bad_request", "sha256 is no SHA-256.")
+        self._logins.take(_provider(http), sha256)
+        return JSONResponse({})
 
     async def _start(self, http: Request) -> Response:
         try:

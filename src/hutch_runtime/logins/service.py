@@ -55,7 +55,7 @@ class Pending:
 class Login:
     file: LoginFile
     on: bool = False  # agents use it
-    placed: bool = False  # the orchestrator knows of it: it gave it, or has taken it
+    taken: bool = False  # the orchestrator knows of it: it gave it, or has stored it
     # SHA-256 of every content that was given or handed out: what the orchestrator may have stored.
     history: OrderedDict[str, None] = field(default_factory=OrderedDict)
     pending: Pending = field(default_factory=Pending)
@@ -90,9 +90,15 @@ class Logins:
             reading = login.file.glance().reading(provider)
             if reading is not None:
                 login.remember(reading.sha256)
-            login.placed = True
+            login.taken = True
             if not known:
                 await self._switch(login, on=True)
+
+    def take(self, provider: Provider, sha256: str) -> None:
+        """The orchestrator says that it has stored this content."""
+        login = self._logins[provider]
+        login.remember(sha256)
+        login.taken = True
 
     async def remove(self, provider: Provider) -> None:
         """Back to the placeholder key; also ends a sign-in."""
@@ -103,7 +109,7 @@ class Logins:
             if login.on:
                 await self._switch(login, on=False)
             login.file.remove()
-            login.placed = False
+            login.taken = False
             login.history.clear()
 
     async def changed(self, provider: Provider, after: str, *, wait_s: float) -> Reading:
@@ -134,6 +140,7 @@ class Logins:
             except BaseException:
                 await sign_in.close()
                 raise
+            login.taken = False
             login.pending = Pending(
                 "pending", "", invitation, time.time() + SIGN_IN_S, sign_in, None
             )
@@ -193,7 +200,6 @@ class Logins:
             # not ask for the account's workspaces.
             reading = await self._settled(login, "")
             if reading.state == "present" and reading.content != before:
-                login.placed = False
                 await self._switch(login, on=True)
                 pending.state = "done"
             else:
