@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 from hutch_runtime.protocol import ErrorCode, EventType, Provider, StopReason
+
+# Where a gateway serves sandboxes that have no address of their own, it knows them by their key.
+_SHARED_HOST: Final = "127.0.0.1"
 
 
 class AgentDied(Exception):
@@ -64,13 +67,19 @@ class Setup:
 
     @property
     def proxy(self) -> dict[str, str]:
-        """The variables by which a CLI reaches its sign-in hosts: through the gateway."""
-        host = urlsplit(self.gateway_url).hostname or ""
-        return {
-            "HTTP_PROXY": self.gateway_url,
-            "HTTPS_PROXY": self.gateway_url,
+        """The variables by which an agent's commands, and a CLI's sign-in, reach other hosts:
+        through the gateway. Some programs read the one spelling, some the other.
+        """
+        parts = urlsplit(self.gateway_url)
+        host, url = parts.hostname or "", self.gateway_url
+        if host == _SHARED_HOST:
+            url = f"{parts.scheme}://sandbox:{self.placeholder_key}@{parts.netloc}"
+        variables = {
+            "HTTP_PROXY": url,
+            "HTTPS_PROXY": url,
             "NO_PROXY": f"{host},127.0.0.1,localhost",
         }
+        return {**variables, **{name.lower(): value for name, value in variables.items()}}
 
 
 class Turn(Protocol):

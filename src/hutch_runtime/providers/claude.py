@@ -94,6 +94,7 @@ class ClaudeDriver:
     def _environment(self) -> dict[str, str]:
         environment = {
             **self._setup.environment,
+            **self._setup.proxy,
             "ANTHROPIC_BASE_URL": f"{self._setup.gateway_url}/claude",
             "ANTHROPIC_API_KEY": self._setup.placeholder_key,
             # Else it reports to api.anthropic.com, with the key, whatever the base URL.
@@ -107,7 +108,6 @@ class ClaudeDriver:
         }
         if self._setup.login:
             del environment["ANTHROPIC_API_KEY"]  # it would count before the login
-            environment |= self._setup.proxy
         if os.geteuid() == 0:
             environment["IS_SANDBOX"] = "1"  # else it refuses to work as root without questions
         return environment

@@ -122,6 +122,9 @@ class CodexDriver:
             del environment[_KEY_VARIABLE]
             environment |= self._setup.proxy
         arguments = self._arguments()
+        # For its commands alone: with a proxy of its own it would need all trusted roots.
+        for name, value in self._setup.proxy.items():
+            arguments += ("-c", f"shell_environment_policy.set.{name}={json.dumps(value)}")
         root = None if self._needs_tls() else _one_root()
         if root is not None:
             environment["SSL_CERT_FILE"] = str(root)

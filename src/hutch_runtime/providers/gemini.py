@@ -117,6 +117,7 @@ class GeminiDriver:
         write_settings(self._home)
         process = RpcProcess("sessionId", lambda *request: _answer(process, *request))
         environment = {
+            **self._setup.proxy,
             "GEMINI_API_KEY": self._setup.placeholder_key,
             "GOOGLE_GEMINI_BASE_URL": f"{self._setup.gateway_url}/gemini",
             "GEMINI_CLI_TRUST_WORKSPACE": "true",
