@@ -44,8 +44,8 @@ from hutch_runtime.protocol import PROVIDERS, Provider
 USERS: Final = 3
 # Loopback addresses that nothing else uses, so that the model can tell the exits apart.
 ADDRESSES: Final = tuple(f"127.0.0.{21 + number}" for number in range(USERS))
-_DOWN_S: Final = 3.0  # an exit is away for so long
-_UP_S: Final = 2.0
+_DOWN_S: Final = 2.0  # an exit is away for so long
+_UP_S: Final = 1.0
 _KEYS: Final[dict[Provider, str]] = {
     "claude": "sk-ant-api03-{}",
     "codex": "sk-proj-{}",

@@ -43,6 +43,12 @@ _RESIDENTIAL: Final = re.compile(
     r"(?P<session>-session-[A-Za-z0-9_]+)?"
     r"(-sessionduration-(?P<minutes>[0-9]+))?"
 )
+_COLONS: Final = re.compile(
+    r"(?P<host>[^:,;@]+):(?P<port>[0-9]+):(?P<username>[^:]*):(?P<password>.*)"
+)
+_AT: Final = re.compile(
+    r"(?P<username>[^:,;]*):(?P<password>.*)@(?P<host>[^:,;@]+):(?P<port>[^:,;@]+)"
+)
 _RESIDENTIAL_HOST: Final = "gate.decodo.com"
 
 
@@ -90,7 +96,7 @@ def _entries(text: str) -> Iterator[tuple[str, Mapping[str, Any] | ValueError]]:
     if lines and _is_yaml(lines[0][1]):
         yield from _yaml(text)
         return
-    columns: tuple[str, ...] = _COLUMNS
+    columns: tuple[str, ...] | None = None
     for index, (number, line) in enumerate(lines):
         if index == 0 and (header := _header(line)):
             columns = header
@@ -136,23 +142,23 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
 
 
-def _line(line: str, columns: tuple[str, ...]) -> Mapping[str, Any]:
-    if "," in line or ";" in line:
-        cells = _cells(line)
-        if not 4 <= len(cells) <= len(columns):
-            raise ValueError(f"{len(cells)} columns; expected are {', '.join(columns)}")
-        return {name: cell for name, cell in zip(columns, cells, strict=False) if cell}
-    line = line.removeprefix("http://")
-    if "@" in line:
-        login, _, place = line.rpartition("@")
-        username, _, password = login.partition(":")
-        host, _, port = place.rpartition(":")
-    else:
-        parts = line.split(":", 3)
-        if len(parts) != 4:
+def _line(line: str, columns: tuple[str, ...] | None) -> Mapping[str, Any]:
+    """``columns`` are the header's, if there was one: then it is CSV, whatever it looks like."""
+    if columns is None:
+        plain = line.removeprefix("http://")
+        # A password may hold every separator, so the rest of the line has to tell the form.
+        readings = [m for form in (_COLONS, _AT) if (m := form.fullmatch(plain)) is not None]
+        if len(readings) > 1:
+            raise ValueError("this can be read in two ways; write it as YAML")
+        if readings:
+            return readings[0].groupdict()
+        if "," not in line and ";" not in line:
             raise ValueError("host:port:user:password or user:password@host:port is expected")
-        host, port, username, password = parts
-    return {"host": host, "port": port, "username": username, "password": password}
+    expected = columns or _COLUMNS
+    cells = _cells(line)
+    if not 4 <= len(cells) <= len(expected):
+        raise ValueError(f"{len(cells)} columns; expected are {', '.join(expected)}")
+    return {name: cell for name, cell in zip(expected, cells, strict=False) if cell}
 
 
 def _checked(entry: Mapping[str, Any] | ValueError) -> NewExit:
