@@ -127,6 +127,13 @@ async def test_entries_come_and_go(case: Case) -> None:
     assert (await case.control.health()).entries == 0
 
 
+async def test_what_passed_can_be_asked_for(case: Case) -> None:
+    await case.control.put_table([entry("a")])
+    assert await case.control.exits() == {}
+    assert await case.control.failure("sbx_a", "inc_1", 0.0) is None
+    assert "hutch_gateway_sandboxes 1.0\n" in await case.control.metrics()
+
+
 async def test_a_restart_shows_and_a_new_push_heals_it(case: Case) -> None:
     await case.control.put_table([entry("a")])
     before = await case.control.health()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,8 @@ from hutch_runtime.protocol import KIB, Provider
 HEAD_MAX: Final = 32 * KIB
 HEAD_S: Final = 10.0  # a head comes in one packet; whoever trickles it wants to hold us up
 _END: Final = b"\r\n\r\n"
+# Lines that are folded or do not end in CR LF: h11 puts up with them, others read them otherwise.
+_LOOSE: Final = re.compile(rb"\n[ \t]|(?<!\r)\n|\r(?!\n)")
 _PARTING_S: Final = 1.0
 _WRITE_S: Final = 10.0
 
@@ -56,6 +59,8 @@ class Visitor:
         """The head, read strictly. Raises ``Refusal`` for whatever could be read in two ways, and
         for one that announces a body: what looks like it might be the next request.
         """
+        if _LOOSE.search(self.head):
+            raise Refusal(400, "the request cannot be read.")
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_MAX + KIB)
         connection.receive_data(self.head)
         try:
