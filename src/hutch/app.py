@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -154,7 +155,7 @@ async def running(
             lambda: sandboxes,
             permit_claude=agreements.permit_session_token,
             changed=sync.user_changed,
-            sign_in_hosts=SIGN_IN_HOSTS,
+            sign_in_hosts=SIGN_IN_HOSTS | _hosts(settings),
         )
         reconciler = Reconciler(
             sandbox_rows,
@@ -235,6 +236,12 @@ async def running(
             gateway_sync=sync,
             driver=driver,
         )
+
+
+def _hosts(settings: Settings) -> frozenset[str]:
+    """Where the operator has sent the CLIs of logins instead of to their providers."""
+    urls = (settings.claude_base_url, settings.codex_login_base_url)
+    return frozenset(host for url in urls if (host := urlsplit(url).hostname))
 
 
 async def _key_provider(settings: Settings) -> KeyProvider:

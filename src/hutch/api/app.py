@@ -14,6 +14,7 @@ from hutch.api import (
     errors,
     exits,
     health,
+    logins,
     network,
     runs,
     sessions,
@@ -39,6 +40,17 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
     )
     errors.install(app)
     app.add_middleware(BodyLimit)
-    for part in (runs, sessions, container, credentials, agreements, exits, network, admin, health):
+    for part in (
+        runs,
+        sessions,
+        container,
+        credentials,
+        logins,
+        agreements,
+        exits,
+        network,
+        admin,
+        health,
+    ):
         app.include_router(part.router)
     return app

@@ -52,6 +52,7 @@ async def put_credential(
             )
     info = await hutch.vault.put(caller.user_id, provider, asked.kind, text)
     await hutch.gateway_sync.user_changed(caller.user_id)
+    await hutch.logins.credentials_changed(caller.user_id)
     if verified is not None and verified.result != "unchecked":
         await hutch.vault.record_check(caller.user_id, provider, verified.result)
         info = await hutch.vault.info(caller.user_id, provider)
@@ -78,9 +79,10 @@ async def get_credential(
 
 @router.delete("/{provider}", status_code=204)
 async def delete_credential(provider: Provider, hutch: HutchDep, caller: CallerDep) -> None:
-    """From the vault and, before this answers, from the gateway's memory."""
+    """From the vault, before this answers from the gateway's memory, and from the container."""
     await hutch.vault.delete(caller.user_id, provider)
     await hutch.gateway_sync.user_changed(caller.user_id)
+    await hutch.logins.credentials_changed(caller.user_id)
 
 
 async def _try(hutch: Hutch, user_id: str, credential: Credential) -> CheckAnswer:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from hutch.cli import admin, agreements, exits, image, network
 from hutch.cli.doctor import doctor
+from hutch.cli.login import login
 from hutch.cli.master_keys import settings_apart_from_environment
 from hutch.cli.profile import admin_client, user_client
 from hutch.cli.tables import table
@@ -30,6 +31,7 @@ app.add_typer(agreements.app, name="agreements")
 app.add_typer(image.app, name="image")
 app.add_typer(network.app, name="network")
 app.command()(doctor)
+app.command()(login)
 app.command("exit")(exits.own_exit)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
