@@ -1,39 +1,88 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
-from hutch.app import Hutch
-from hutch.config import Settings
+from hutch.clock import SystemClock
 from hutch.exits.importing import parse
+from hutch.exits.rows import ExitRows
+from hutch.exits.service import Exits
 from hutch.gateway.base import FakeGateway
-from tests.orchestrator.conftest import World
-from tests.orchestrator.runtime import ScriptedBackend, ScriptedRuntime
+from hutch.store.database import Database
+from hutch.store.migrate import upgrade
+from hutch.store.tables import users
+from hutch.vault.data_keys import DataKeys
+from hutch.vault.key_file import KeyFile
+from tests.offline_model.server import running_offline_model
+
+USERS = tuple(f"user_{number:02}" for number in range(60))
+
+
+class SteeredClock(SystemClock):
+    """The time is what the test says."""
+
+    def __init__(self) -> None:
+        self.time = 1_000_000.0
+
+    def now(self) -> float:
+        return self.time
+
+
+@dataclass
+class Office:
+    """Exits over a database, as one process sees them."""
+
+    database: Database
+    key_file: KeyFile
+    clock: SteeredClock
+    gateway: FakeGateway
+    moved: list[str] = field(default_factory=list)
+
+    async def exits(self) -> Exits:
+        """As after a start; call it again for another process."""
+
+        async def moved(user_id: str) -> None:
+            self.moved.append(user_id)
+
+        opened = Exits(
+            ExitRows(self.database),
+            DataKeys(self.database, self.clock, self.key_file),
+            self.clock,
+            gateway=self.gateway,
+            egress="exits",
+            moved=moved,
+        )
+        await opened.load()
+        return opened
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """As the orchestrator's tests', with exits required, and nothing that answers a probe."""
-    settings = Settings(
-        data_dir=tmp_path, egress="exits", exit_probe_url="http://127.0.0.1:9/", exit_spare_after=2
-    )
-    runtime = ScriptedRuntime()
-    async with runtime.serving() as port:
-        backend = ScriptedBackend(port, settings.instance)
-        yield World(settings, runtime, backend, FakeGateway())
+async def office(tmp_path: Path) -> AsyncIterator[Office]:
+    url = f"sqlite:///{tmp_path / 'hutch.db'}"
+    upgrade(url)
+    database = Database(url)
+    rows = [{"id": u, "name": u, "tier": "free", "created_at": 0.0} for u in USERS]
+    await database.write((insert(users), rows))
+    key_file = await KeyFile.open(tmp_path / "master-keys")
+    yield Office(database, key_file, SteeredClock(), FakeGateway())
+    await database.close()
 
 
 @pytest.fixture
-async def hutch(world: World) -> AsyncIterator[Hutch]:
-    async with world.orchestrator() as built:
-        yield built
+async def exits(office: Office) -> Exits:
+    return await office.exits()
 
 
-async def add_exits(hutch: Hutch, count: int, *, first: int = 1, extra: str = "") -> list[str]:
-    """Their ids, in the order of the lines."""
-    lines = [f"exit{n}.test,80,user{n},password-{n}{extra}" for n in range(first, first + count)]
-    await hutch.exits.import_(parse("\n".join(lines)))
-    by_host = {exit_.host: exit_.id for exit_ in hutch.exits.all()}
-    return [by_host[f"exit{n}.test"] for n in range(first, first + count)]
+async def stock(exits: Exits, count: int) -> None:
+    """That many static exits, which nobody asks for anything."""
+    await exits.import_(parse("\n".join(f"proxy.test:{1 + n}:u:secret-{n}" for n in range(count))))
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[str]:
+    with running_offline_model() as url:
+        yield url

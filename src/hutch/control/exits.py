@@ -128,11 +128,12 @@ class ExitWatch:
             counted.get(exit_id, ExitTraffic(0, 0)).requests < traffic.requests
             for exit_id, traffic in self._counted[-1][1].items()
         ):
-            self._counted.clear()  # it is another gateway process
+            self._counted.clear()
+            self._counted.append((now, {}))  # another gateway process, which counts from nothing
         self._counted.append((now, counted))
-        while len(self._counted) > 1 and now - self._counted[0][0] > _WINDOW_S:
+        while len(self._counted) > 1 and now - self._counted[1][0] >= _WINDOW_S:
             self._counted.popleft()
-        before = self._counted[0][1] if len(self._counted) > 1 else {}
+        before = self._counted[0][1]
         rates = {}
         for exit_id, traffic in counted.items():
             then = before.get(exit_id, ExitTraffic(0, 0))
@@ -142,8 +143,6 @@ class ExitWatch:
         return rates
 
     async def _move(self) -> None:
-        if not self._spare_after:
-            return
         for home in [exit_ for exit_ in self._exits.all() if exit_.role == "home"]:
             if home.user_id is None:
                 continue
@@ -151,12 +150,12 @@ class ExitWatch:
             if lease is None:
                 continue
             if home.health == "up" and lease.spare:
-                await self._exits.end_spare(home.user_id, "its own exit works again")
+                await self._exits.end_spare(home.user_id, healed=True)
             elif home.failures >= self._spare_after and not lease.spare:
                 await self._exits.give_spare(home.user_id)
             elif lease.spare and not lease.exit.works:
                 # The spare fails too: look for another.
-                await self._exits.end_spare(home.user_id, "the spare does not work either")
+                await self._exits.end_spare(home.user_id, healed=False)
                 await self._exits.give_spare(home.user_id)
 
     def _raise_alerts(self, rates: Mapping[str, float]) -> None:

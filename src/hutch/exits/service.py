@@ -7,6 +7,7 @@ query. Does not probe: that is ``hutch.control.exits``, which tells what it saw.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal
 
@@ -14,17 +15,8 @@ import aiohttp
 import structlog
 
 from hutch.clock import Clock
-from hutch.errors import Conflict, ExitUnavailable, NotFound, Unavailable
-from hutch.exits.models import (
-    Exit,
-    Happening,
-    Health,
-    Imported,
-    Lease,
-    Leaving,
-    NewExit,
-    Role,
-)
+from hutch.errors import Conflict, DoesNotOpen, ExitUnavailable, NotFound, Unavailable
+from hutch.exits.models import Exit, Happening, Health, Imported, Lease, Leaving, NewExit, Role
 from hutch.exits.rows import ExitRows, added, changed, happened, removed
 from hutch.gateway.base import Failure, GatewayControl
 from hutch.gateway.connector import WayConnector
@@ -194,7 +186,11 @@ class Exits:
             lease = await self.lease(user_id)
         except ExitUnavailable as error:
             return Leaving("closed", closed_because=error.message)
-        return Leaving("exit", await self.proxy(lease.exit))
+        try:
+            return Leaving("exit", await self.proxy(lease.exit))
+        except DoesNotOpen:  # this user's alone: the others' table must not wait for it
+            why = f"the password of the exit {lease.exit.id} does not open; import it again."
+            return Leaving("closed", closed_because=why)
 
     async def connector(self, user_id: str) -> aiohttp.BaseConnector | None:
         """For requests that Hutch itself makes for the user: they leave as the user's own do. None
@@ -292,18 +288,21 @@ class Exits:
             await self._tell([user_id])
         return lease
 
-    async def end_spare(self, user_id: str, detail: str) -> None:
-        """Back to the user's own exit."""
+    async def end_spare(self, user_id: str, *, healed: bool) -> None:
+        """Back to the user's own exit, which works again or, if not ``healed``, is no worse."""
         async with self._changing:
             spare = self._held.get((user_id, "spare"))
             home = self._held.get((user_id, "home"))
             if spare is None or home is None:
                 return
             now = self._clock.now()
-            healed = happened(home.id, user_id, "healed", detail, now)
-            await self._rows.release(spare, "released", detail, at=now, also=[healed])
+            if healed:
+                told = [happened(home.id, user_id, "healed", "", now)]
+                await self._rows.release(spare, "released", "", at=now, also=told)
+                _log.info("exit.healed", user=user_id, exit=home.id)
+            else:
+                await self._rows.release(spare, "released", "it does not work either", at=now)
             await self.load()
-        _log.info("exit.healed", user=user_id, exit=home.id)
         await self._tell([user_id])
 
     async def _take(self, user_id: str, role: Role) -> Lease | None:
@@ -358,7 +357,11 @@ class Exits:
             for name in ("kind", "label", "expected_ip", "expires_at")
             if getattr(new, name) != getattr(old, name)
         }
-        if (await self.proxy(old)).password != new.password:
+        try:
+            same = (await self.proxy(old)).password == new.password
+        except DoesNotOpen:
+            same = False
+        if not same:
             values["sealed"] = await self._seal(old.id, new)
         if values and old.health != "unknown":
             values |= {"health": "unknown", "reason": "", "failures": 0}  # to be probed anew
@@ -370,7 +373,9 @@ class Exits:
 
     async def _tell(self, users: Any) -> None:
         for user_id in {user for user in users if user is not None}:
-            await self._moved(user_id)
+            # A gateway that does not answer gets the whole table when it does.
+            with contextlib.suppress(Unavailable):
+                await self._moved(user_id)
 
 
 def _context(exit_id: str) -> str:
