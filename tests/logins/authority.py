@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import secrets
+import shlex
 import socket
 import threading
 import time
@@ -30,6 +31,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from hutch.offline_model.app import create_app
+from tests.clis import cli_argv
 from tests.runtime.model import WithoutProvider
 
 CLAIMED_S = 3600
@@ -242,3 +244,13 @@ def _jwt(expires: float) -> str:
         base64.urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=").decode() for p in parts
     ]
     return ".".join((*encoded, base64.urlsafe_b64encode(b"none").rstrip(b"=").decode()))
+
+
+def moved_codex(authority: Authority) -> str:
+    """How to start the real CLI with its sign-in service moved to ours."""
+    moved = (
+        f"CODEX_REFRESH_TOKEN_URL_OVERRIDE={authority.url}/oauth/token",
+        f"CODEX_APP_SERVER_LOGIN_ISSUER={authority.url}",
+    )
+    settings = ("-c", f'chatgpt_base_url="{authority.url}/chatgpt"')
+    return shlex.join(["env", *moved, *cli_argv("codex"), *settings])

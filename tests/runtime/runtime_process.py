@@ -38,6 +38,14 @@ class Runtime:
     async def ready(self) -> None:
         await until(lambda health: health["status"] == "ready", self)
 
+    async def kill(self, agents: list[int]) -> None:
+        """It and its agents at once, as when the container is killed."""
+        for pid in agents:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        self.process.kill()
+        await self.process.wait()
+
     async def agents(self, state: str) -> list[dict[str, Any]]:
         return in_state(await self.health(), state)
 
@@ -87,9 +95,9 @@ async def until(wanted: Callable[[dict[str, Any]], object], runtime: Runtime) ->
 
 @contextlib.asynccontextmanager
 async def running_runtime(
-    directory: Path, gateway_url: str, *, prewarm: str = "claude", **env: str
+    directory: Path, gateway_url: str, *, prewarm: str = "claude", key: str = KEY, **env: str
 ) -> AsyncIterator[Runtime]:
-    """Ended by SIGTERM, which it has to obey within seconds."""
+    """Ended by SIGTERM (if the test has not killed it), which it has to obey within seconds."""
     home, workspace = directory / "home", directory / "workspace"
     home.mkdir(exist_ok=True)
     workspace.mkdir(exist_ok=True)
@@ -99,7 +107,7 @@ async def running_runtime(
         "PATH": os.environ["PATH"],
         "HOME": str(home),
         "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
-        "HUTCH_RUNTIME_KEY_SHA256": hashlib.sha256(KEY.encode()).hexdigest(),
+        "HUTCH_RUNTIME_KEY_SHA256": hashlib.sha256(key.encode()).hexdigest(),
         "HUTCH_GATEWAY_URL": gateway_url,
         "HUTCH_PLACEHOLDER_KEY": "hutch-placeholder",
         "HUTCH_PREWARM": prewarm,
@@ -116,7 +124,7 @@ async def running_runtime(
     try:
         async with httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",
-            headers={"authorization": f"Bearer {KEY}"},
+            headers={"authorization": f"Bearer {key}"},
             timeout=50,
             trust_env=False,
         ) as http:
@@ -126,7 +134,9 @@ async def running_runtime(
     finally:
         if process.returncode is None:
             process.terminate()
-        assert await asyncio.wait_for(process.wait(), 8) in {0, -signal.SIGTERM}
+        # SIGKILL only if the test itself has sent it.
+        ended = await asyncio.wait_for(process.wait(), 8)
+        assert ended in {0, -signal.SIGTERM, -signal.SIGKILL}
 
 
 def _argv(provider: Provider) -> list[str]:

@@ -7,7 +7,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import shlex
 import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,8 +16,7 @@ import pytest
 
 from hutch_runtime.logins.files import ABSENT_SHA256, LoginFile
 from hutch_runtime.protocol import LOGIN_MAX_BYTES
-from tests.clis import cli_argv
-from tests.logins.authority import Authority, running_authority
+from tests.logins.authority import Authority, moved_codex, running_authority
 from tests.runtime.runtime_process import Runtime, running_runtime, until
 
 AUTH = ".codex/auth.json"
@@ -31,20 +29,10 @@ def authority() -> Iterator[Authority]:
         yield running
 
 
-def codex(authority: Authority) -> str:
-    """The real CLI, with its sign-in service moved to ours."""
-    moved = (
-        f"CODEX_REFRESH_TOKEN_URL_OVERRIDE={authority.url}/oauth/token",
-        f"CODEX_APP_SERVER_LOGIN_ISSUER={authority.url}",
-    )
-    settings = ("-c", f'chatgpt_base_url="{authority.url}/chatgpt"')
-    return shlex.join(["env", *moved, *cli_argv("codex"), *settings])
-
-
 @contextlib.asynccontextmanager
 async def runtime_for(authority: Authority, directory: Path) -> AsyncIterator[Runtime]:
     async with running_runtime(
-        directory, authority.url, prewarm="codex", HUTCH_CLI_CODEX=codex(authority)
+        directory, authority.url, prewarm="codex", HUTCH_CLI_CODEX=moved_codex(authority)
     ) as runtime:
         yield runtime
 
