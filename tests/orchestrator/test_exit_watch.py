@@ -12,9 +12,16 @@ from hutch.control.exits import ExitWatch
 from hutch.exits.probe import Probe
 from hutch.gateway.base import ExitTraffic
 from hutch.gateway.table import ExitProxy
-from tests.exits.conftest import add_exits
 from tests.gateway import exits as kinds
 from tests.orchestrator.conftest import Api, World, new_user
+from tests.orchestrator.test_exits import add_exits, world
+
+__all__ = ["world"]  # the fixture
+
+
+@pytest.fixture
+async def admin_key(hutch: Hutch) -> str:
+    return (await hutch.accounts.create_key("admin")).text
 
 
 class Hands(Clock):
