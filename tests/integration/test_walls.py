@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -224,5 +225,6 @@ print(json.dumps(answers))
 
 def test_an_unknown_address_gets_nothing_from_the_gateway(service: Service) -> None:
     with socket.create_connection((service.address, service.settings.gateway_port), 5) as plain:
-        plain.sendall(b"GET /claude/v1/models HTTP/1.1\r\nhost: gateway\r\n\r\n")
-        assert plain.recv(100).startswith(b"HTTP/1.1 403 ")
+        with contextlib.suppress(ConnectionError):  # closed before it was read
+            plain.sendall(b"GET /claude/v1/models HTTP/1.1\r\nhost: gateway\r\n\r\n")
+            assert plain.recv(100) == b""
