@@ -13,7 +13,7 @@ RUN := .venv/bin
 WORKING_UV = $$(uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down setup test check bench python3-venv
+.PHONY: help up down setup test check bench python3-venv squid
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -27,7 +27,7 @@ down: .venv/done  ## end every program, container and network that `make up` mad
 setup: .venv/done  ## install what is missing and build the image, start nothing
 	@$(RUN)/hutch setup
 
-test: setup  ## every test, on the real engine and the real CLIs (TESTS=tests/host: only those)
+test: setup squid  ## every test, on the real engine and the real CLIs (TESTS=tests/host: only those)
 	@$(RUN)/pytest $(TESTS)
 
 check: .venv/done  ## formatting, lint, types, import directions
@@ -36,7 +36,7 @@ check: .venv/done  ## formatting, lint, types, import directions
 	@$(RUN)/mypy
 	@$(RUN)/lint-imports --no-cache
 
-bench: setup  ## compare with the bare CLIs, and the gateway with Squid; writes bench/results/*.json
+bench: setup squid  ## compare with the bare CLIs, and the gateway with Squid; writes bench/results/*.json
 	@$(RUN)/python -m bench
 	@$(RUN)/python -m bench.gateway
 
@@ -57,4 +57,16 @@ python3-venv:
 	else \
 	  echo 'Python cannot make virtual environments here. Type this, then try again:'; \
 	  echo '  sudo apt-get update && sudo apt-get install --yes python3-venv'; exit 1; \
+	fi
+
+# Stands in for exits in tests and in `hutch demo egress`; the package's own service stays off.
+squid:
+	@if [ -x /usr/sbin/squid ] && command -v openssl >/dev/null; then exit 0; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q >/dev/null; \
+	  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -q squid openssl >/dev/null; \
+	  if [ -d /run/systemd/system ]; then systemctl disable --now --quiet squid; fi; \
+	else \
+	  echo 'Squid is not installed here. Type this, then try again:'; \
+	  echo '  sudo apt-get update && sudo apt-get install --yes squid openssl'; exit 1; \
 	fi
