@@ -271,3 +271,17 @@ async def test_connections_are_kept(setup: Setup) -> None:
                 await response.read()
         assert time.perf_counter() - began < 5
     assert len(peers) == 1
+
+
+async def test_a_rate_cap_holds_for_routes_too(setup: Setup) -> None:
+    setup.gateway._gate.seats._mb_per_s = 2.0
+
+    async def large(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=bytes(2 << 20))
+
+    setup.upstream.handler = large
+    async with setup.session("127.0.0.2") as http:
+        began = time.perf_counter()
+        async with http.get(f"{setup.base}/claude/x") as response:
+            assert len(await response.read()) == 2 << 20
+        assert 0.5 < time.perf_counter() - began < 2.5

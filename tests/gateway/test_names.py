@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hutch.errors import InvalidRequest
-from hutch.gateway.addresses import is_open
+from hutch.errors import HostNotReady, InvalidRequest
+from hutch.gateway.addresses import AddressCheck, is_open
 from hutch.gateway.names import authority, host_name, matches, parse_rule, rule_text, written
 from hutch.gateway.table import HostRule
 
@@ -41,6 +41,12 @@ def test_an_address_in_an_address_counts_as_that(address: ipaddress.IPv4Address)
         assert is_open(ipaddress.ip_address(text)) == is_open(address)
     six_to_four = ipaddress.ip_address((0x2002 << 112) | (int(address) << 80))
     assert is_open(six_to_four) == is_open(address)
+
+
+def test_a_network_that_cannot_be_read_is_named() -> None:
+    for text in ("10.0.0.1/8", "10.0.0.0/33", "example.org"):
+        with pytest.raises(HostNotReady, match="HUTCH_EGRESS_NETWORKS"):
+            AddressCheck([text])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ipaddress
+import resource
 import sys
 
 import structlog
@@ -24,6 +25,9 @@ def main() -> int:
         help="the literal address at which sandboxes reach this host",
     )
     arguments = parser.parse_args()
+    # A tunnel takes six descriptors, and the usual soft limit is 1,024.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

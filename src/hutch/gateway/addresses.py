@@ -8,6 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
+from hutch.errors import HostNotReady
 from hutch.gateway.refusals import Refusal
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -59,16 +60,27 @@ def _embedded(address: Address) -> Address:
     return address
 
 
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise HostNotReady(
+            f"HUTCH_EGRESS_NETWORKS: {error}.", hint="For example: 10.20.0.0/16,192.168.7.0/24"
+        ) from None
+
+
 async def resolve(host: str) -> Sequence[str]:
     found = await asyncio.get_running_loop().getaddrinfo(host, 0, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
 
 
 class AddressCheck:
-    """``opened``: networks that are allowed though they are private, as CIDR."""
+    """``opened``: networks that are allowed though they are private, as CIDR. Raises
+    ``HostNotReady`` for one that cannot be read.
+    """
 
     def __init__(self, opened: Iterable[str] = (), resolver: Resolver = resolve) -> None:
-        self._opened = tuple(ipaddress.ip_network(text) for text in opened)
+        self._opened = tuple(_network(text) for text in opened)
         self._resolver = resolver
 
     async def addresses(self, host: str) -> list[str]:
