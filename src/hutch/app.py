@@ -79,6 +79,7 @@ class Hutch:
     backend: Backend
     capabilities: Capabilities
     gateway_sync: GatewaySync
+    gateway_control: GatewayControl
     driver: Driver
 
 
@@ -234,6 +235,7 @@ async def running(
             backend=backend,
             capabilities=capabilities,
             gateway_sync=sync,
+            gateway_control=gateway_control,
             driver=driver,
         )
 

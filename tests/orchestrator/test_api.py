@@ -68,6 +68,7 @@ async def test_cancel_over_http(world: World, api: Api, key: str) -> None:
         ("POST", "/v1/admin/users"),
         ("GET", "/v1/admin/containers"),
         ("GET", "/v1/admin/tasks"),
+        ("GET", "/metrics"),
     ],
 )
 async def test_nothing_without_a_key(api: Api, method: str, path: str) -> None:

@@ -15,6 +15,7 @@ from hutch.api import (
     exits,
     health,
     logins,
+    metrics,
     network,
     runs,
     sessions,
@@ -51,6 +52,7 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
         network,
         admin,
         health,
+        metrics,
     ):
         app.include_router(part.router)
     return app

@@ -159,6 +159,11 @@ class Vault:
         rows = await self._database.all(select(credentials).where(credentials.c.user_id == user_id))
         return sorted((_info(row) for row in rows), key=lambda i: PROVIDERS.index(i.provider))
 
+    async def states(self) -> list[State]:
+        """Of every credential of every user."""
+        rows = await self._database.all(select(credentials.c.state))
+        return [row.state for row in rows]
+
     async def info(self, user_id: str, provider: Provider) -> CredentialInfo:
         """Raises ``NotFound``."""
         return _info(await self._existing(user_id, provider))
