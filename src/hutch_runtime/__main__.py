@@ -24,12 +24,14 @@ SHUTDOWN_S: Final = 1  # for streams that a reader keeps open
 class _Uvicorn(uvicorn.Server):
     """Ends the runs first: their streams end by themselves then, and nothing has to be cut."""
 
-    def __init__(self, config: uvicorn.Config, runs: Runs) -> None:
+    def __init__(self, config: uvicorn.Config, runs: Runs, logins: Logins) -> None:
         super().__init__(config)
         self._runs = runs
+        self._logins = logins
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._runs.close()
+        await self._logins.close()
         await super().shutdown(sockets)
 
 
@@ -53,7 +55,7 @@ def build(settings: Settings) -> uvicorn.Server:
         timeout_keep_alive=600,  # the orchestrator's connections; a new one costs a round trip
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
-    return _Uvicorn(config, runs)
+    return _Uvicorn(config, runs, logins)
 
 
 def main() -> int:

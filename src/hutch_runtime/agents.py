@@ -8,6 +8,7 @@ session outlives its agent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
@@ -65,6 +66,7 @@ class _Shelf:
     failures: int = 0
     slots: OrderedDict[str, _Slot] = field(default_factory=OrderedDict)  # least lately used first
     ended: OrderedDict[str, str] = field(default_factory=OrderedDict)  # session → why
+    turn_began: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def idle_max(self) -> int:
@@ -114,6 +116,7 @@ class Pool:
             self._turn_ended()
             raise
         shelf.slots[lease.agent.session] = _Slot(lease.agent, lease.driver)
+        shelf.turn_began.set()
         return lease
 
     async def put_back(self, provider: Provider, lease: Lease, *, usable: bool) -> None:
@@ -148,9 +151,17 @@ class Pool:
         await self._let_go(shelf, former)
         self._refill_in(0 if self._turns == 0 else REFILL_AFTER_S)
 
-    def busy(self, provider: Provider) -> bool:
-        """Whether an agent of this provider is in a turn."""
-        return any(slot.busy for slot in self._shelves[provider].slots.values())
+    async def pause(self, provider: Provider, *, busy_s: float, idle_s: float) -> None:
+        """Sleep ``busy_s`` while an agent of this provider is in a turn; else ``idle_s``, but not
+        into the next turn. For one sleeper per provider.
+        """
+        shelf = self._shelves[provider]
+        if any(slot.busy for slot in shelf.slots.values()):
+            await asyncio.sleep(busy_s)
+            return
+        shelf.turn_began.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(shelf.turn_began.wait(), idle_s)
 
     def report(self) -> list[dict[str, Any]]:
         """For ``/health``: each agent, and each one that should be there and is not."""

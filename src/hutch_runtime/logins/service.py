@@ -73,6 +73,7 @@ class Logins:
         self._setup = setup
         self._pool = pool
         self._logins = {provider: Login(LoginFile(provider, home)) for provider in LOGIN_FILES}
+        self._closing = False
 
     def get(self, provider: Provider) -> Login:
         return self._logins[provider]
@@ -124,8 +125,9 @@ class Logins:
                 return reading
             seen = login.file.changed_at()
             while login.file.changed_at() == seen and time.monotonic() < until:
-                busy = self._pool.busy(provider)
-                await asyncio.sleep(LOOK_BUSY_S if busy else LOOK_IDLE_S)
+                if self._closing:
+                    return reading
+                await self._pool.pause(provider, busy_s=LOOK_BUSY_S, idle_s=LOOK_IDLE_S)
 
     async def start(self, provider: Provider) -> Pending:
         """Begin a sign-in, in place of an earlier one. Raises ``SignInFailed``."""
@@ -156,6 +158,8 @@ class Logins:
         pending.sign_in.enter(code)
 
     async def close(self) -> None:
+        """End sign-ins, and let those who wait for a change have the answer as it is."""
+        self._closing = True
         for login in self._logins.values():
             await self._end_sign_in(login)
 
