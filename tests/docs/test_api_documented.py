@@ -69,7 +69,7 @@ def codes_of_requests() -> set[str]:
 
 def codes_of_runs() -> set[str]:
     tree = ast.parse((ROOT / "src" / "hutch" / "runs" / "dispatch.py").read_text())
-    codes = {*ERROR_CODES, *strings_given_to("_Ended", tree), "sandbox_failed"}
+    codes = {*ERROR_CODES, *strings_given_to("_Ended", tree), "sandbox_failed", "exit_unavailable"}
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == "code":  # _end(…, code="…")
             if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):

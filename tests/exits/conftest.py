@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,12 +24,13 @@ USERS = tuple(f"user_{number:02}" for number in range(60))
 
 
 class SteeredClock(SystemClock):
-    """The time is what the test says."""
+    """The time is what the test says, and no two moments are the same."""
 
     def __init__(self) -> None:
         self.time = 1_000_000.0
 
     def now(self) -> float:
+        self.time += 0.000_001
         return self.time
 
 
@@ -60,16 +62,22 @@ class Office:
         return opened
 
 
-@pytest.fixture
-async def office(tmp_path: Path) -> AsyncIterator[Office]:
-    url = f"sqlite:///{tmp_path / 'hutch.db'}"
+@asynccontextmanager
+async def an_office(folder: Path) -> AsyncIterator[Office]:
+    url = f"sqlite:///{folder / 'hutch.db'}"
     upgrade(url)
     database = Database(url)
     rows = [{"id": u, "name": u, "tier": "free", "created_at": 0.0} for u in USERS]
     await database.write((insert(users), rows))
-    key_file = await KeyFile.open(tmp_path / "master-keys")
+    key_file = await KeyFile.open(folder / "master-keys")
     yield Office(database, key_file, SteeredClock(), FakeGateway())
     await database.close()
+
+
+@pytest.fixture
+async def office(tmp_path: Path) -> AsyncIterator[Office]:
+    async with an_office(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -151,6 +151,8 @@ class ExitWatch:
                 continue
             if home.health == "up" and lease.spare:
                 await self._exits.end_spare(home.user_id, healed=True)
+            elif not self._spare_after:
+                continue
             elif home.failures >= self._spare_after and not lease.spare:
                 await self._exits.give_spare(home.user_id)
             elif lease.spare and not lease.exit.works:
