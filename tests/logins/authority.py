@@ -56,6 +56,7 @@ class Authority:
     # within five minutes before each request, again and again.
     access_s: float = 3600.0
     answer_after_s: float = 0.0  # between rotating a token and answering with the new one
+    overloaded: bool = False  # renews nothing, and says that it will later
     families: list[Family] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     replayed: int = 0  # refresh tokens that came a second time
@@ -115,6 +116,8 @@ class Authority:
         else:
             given = dict(parse_qsl(body.decode()))
         self.calls.append(f"token {given.get('grant_type')}")
+        if self.overloaded:
+            return Response(status_code=503)
         if given.get("grant_type") == "authorization_code":
             if given.get("code") not in self.device_codes.values():
                 return _refused("invalid_grant")

@@ -106,6 +106,18 @@ async def test_a_login_that_the_provider_refuses_needs_a_new_one(world: World) -
             await it.vault.require(USER, "codex")
 
 
+async def test_a_sign_in_service_that_is_down_costs_nobody_their_login(world: World) -> None:
+    await world.sign_in()
+    async with world.container() as runtime, world.following(runtime) as it:
+        await ready(it)
+        world.authority.expire()
+        world.authority.overloaded = True
+        last = await world.run(runtime)
+        assert last["error"]["code"] == "provider_error", last
+        world.authority.overloaded = False
+        assert (await world.run(runtime))["stop_reason"] == "end_turn"
+
+
 @pytest.mark.parametrize(
     ("left", "reason"), [(b'{"tokens": null}', BLANKED), (b'{"tok', BLANKED), (None, REMOVED)]
 )
