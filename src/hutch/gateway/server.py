@@ -47,6 +47,7 @@ class Gateway:
     async def start(self) -> None:
         """Raises ``HostNotReady`` when the port is taken: no second gateway beside a first."""
         listener = _port_socket(self._host, self.port)
+        self._stack.callback(listener.close)
         self.port = listener.getsockname()[1]
         gate = self._gate = Gate(self._settings, self._resolver)
         self._stack.push_async_callback(gate.close)
