@@ -21,6 +21,7 @@ from hutch_runtime.protocol import PROVIDERS
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
+_TEST_S = 30
 HEADERS = {"claude": "x-api-key", "codex": "Authorization", "gemini": "x-goog-api-key"}
 
 
@@ -161,6 +162,11 @@ class Names:
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
 
+def _end_everything() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel("the test takes too long")
+
+
 @pytest.fixture
 def names() -> Names:
     return Names()
@@ -172,7 +178,10 @@ async def unsynced(settings: Settings, upstream: Upstream, names: Names) -> Asyn
     gateway = Gateway(settings, host="127.0.0.1", resolver=names)
     await gateway.start()
     control = GatewayClient(settings.gateway_socket)
+    # uvloop swallows what pytest-timeout raises: a test that hangs has to be ended from inside.
+    limit = asyncio.get_running_loop().call_later(_TEST_S, _end_everything)
     yield Setup(gateway, control, upstream)
+    limit.cancel()
     await control.close()
     await gateway.close()
 
