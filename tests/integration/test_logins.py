@@ -91,6 +91,8 @@ def works_or_says_so(user: User, authority: Authority) -> bool:
         assert refused.value.code == "needs_login"
         return False
     run = user.run("codex", "are you there?")
+    if run["error"] and run["error"]["code"] == "sandbox_lost":  # nobody had missed it yet
+        run = user.run("codex", "are you there now?")
     if run["state"] == "succeeded":
         return True
     assert run["error"]["code"] == "needs_login", run

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from hutch_runtime.logins.files import ABSENT_SHA256, LoginFile
+from hutch_runtime.agents import Pool
+from hutch_runtime.logins.files import ABSENT_SHA256, Glance, LoginFile
+from hutch_runtime.logins.service import Logins
 from hutch_runtime.protocol import LOGIN_MAX_BYTES
 from tests.logins.authority import Authority, moved_codex, running_authority
 from tests.runtime.runtime_process import Runtime, running_runtime, until
@@ -151,6 +153,19 @@ async def test_a_half_written_file_is_never_handed_out(
                 file.flush()
                 await asyncio.sleep(0.02)
         assert content(await asyncio.wait_for(following, 5)) == whole
+
+
+async def test_only_what_two_reads_agree_on_is_handed_out(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codex writes over the former content, so that a read in between may even parse."""
+    mixed, whole = (json.dumps(authority.sign_in()).encode() for _ in range(2))
+    reads = [Glance(each) for each in (mixed, b'{"tok', whole, whole)]
+    monkeypatch.setattr(LoginFile, "glance", lambda _self: reads.pop(0))
+    pool = Pool({}, prewarm=(), idle_s=900)
+    logins = Logins(lambda _provider: pytest.fail("nothing is started"), pool, tmp_path)
+    reading = await logins.changed("codex", ABSENT_SHA256, wait_s=5)
+    assert (reading.state, reading.content) == ("present", whole)
 
 
 @pytest.mark.parametrize("left", [b"", b'{"tokens": {"acc', b'{"tokens": null}', b"[1]"])
