@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,6 @@ from hutch.store.migrate import upgrade
 from hutch.store.tables import users
 from hutch.vault.data_keys import DataKeys
 from hutch.vault.key_file import KeyFile
-from tests.offline_model.server import running_offline_model
 
 USERS = tuple(f"user_{number:02}" for number in range(60))
 
@@ -88,9 +87,3 @@ async def exits(office: Office) -> Exits:
 async def stock(exits: Exits, count: int) -> None:
     """That many static exits, which nobody asks for anything."""
     await exits.import_(parse("\n".join(f"proxy.test:{1 + n}:u:secret-{n}" for n in range(count))))
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[str]:
-    with running_offline_model() as url:
-        yield url
