@@ -7,7 +7,9 @@ other host: through the gateway, as far as the operator allows it.
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ import pytest
 
 from hutch.client import ApiError
 from tests.logins.authority import Authority, running_authority
-from tests.service import Service, User, docker, running_service
+from tests.service import HUTCH, Service, User, docker, running_service
 
 OUTSIDE = "127.0.0.2"  # not 127.0.0.1, which nobody asks a proxy for
 MOMENTS_S = (0.0, 0.02, 0.1, 0.4)
@@ -159,6 +161,21 @@ def test_signing_in_through_the_api(user: User, authority: Authority) -> None:
         "'.codex/auth.json').exists()))"
     )
     assert user.python(code) is False
+    end_container(user)
+
+
+def test_signing_in_at_the_command_line(service: Service, user: User, authority: Authority) -> None:
+    environment = {**os.environ, "HUTCH_URL": service.url, "HUTCH_API_KEY": user.key}
+    command = [str(HUTCH), "login", "codex"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Enter this code there:"):
+                authority.approve(line.split()[-1])
+            last = line
+        assert process.wait(timeout=30) == 0
+    assert "Signed in" in last
+    assert works_or_says_so(user, authority)
     end_container(user)
 
 
