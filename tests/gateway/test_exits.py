@@ -155,6 +155,7 @@ async def test_an_exits_own_answer_is_not_taken_for_the_destinations(
         status, said, _ = await kind(setup)
     assert status == 502
     assert "exit_unavailable" in said
+    assert "sent bytes that nobody had asked for" in said
     assert "faked" not in said
 
 
