@@ -25,11 +25,11 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from hutch.cli.squid import Squid
 from hutch.config import Settings
 from hutch.gateway.client import GatewayClient
 from hutch.gateway.table import Entry, HostRule, Route
 from hutch.secrets import Secret
-from tests.gateway.squid import Squid
 
 SANDBOX: Final = "127.0.0.2"
 ROUNDS: Final = 7
@@ -47,8 +47,7 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_source())
         gateway = stack.enter_context(_gateway(source))
-        squid = Squid()
-        stack.callback(squid.close)
+        squid = stack.enter_context(Squid())
         ways: dict[str, int] = {"gateway": gateway, "squid": squid.port}
         results = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Iterator
 
 from hutch.cli.squid import Squid
@@ -11,10 +12,14 @@ from hutch.cli.squid import Squid
 _FIRST = 61
 
 
+def _squid(number: int) -> Squid:
+    return Squid(f"127.0.0.{_FIRST + number}", login=("exit", secrets.token_urlsafe(18)))
+
+
 @contextlib.contextmanager
 def squids(count: int) -> Iterator[list[Squid]]:
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Squid(f"127.0.0.{_FIRST + n}")) for n in range(count)]
+        yield [stack.enter_context(_squid(n)) for n in range(count)]
 
 
 def line(squid: Squid, *, password: str | None = None) -> str:

@@ -13,6 +13,8 @@ from hutch.gateway.table import ExitProxy
 from hutch.secrets import Secret
 from tests.gateway import exits as kinds
 
+LOGIN = ("exit", "right")
+
 
 class Page:
     """Answers the asker's address, or what it is told to."""
@@ -49,7 +51,7 @@ def proxy_of(squid: Squid, *, password: str | None = None) -> ExitProxy:
 
 
 async def test_squids_are_seen_from_their_own_addresses(page: Page) -> None:
-    with Squid("127.0.0.31") as one, Squid("127.0.0.32") as two:
+    with Squid("127.0.0.31", login=LOGIN) as one, Squid("127.0.0.32", login=LOGIN) as two:
         for squid in (one, two, one):
             seen = await probe(proxy_of(squid), page.url)
             assert seen == Probe(True, seen_ip=squid.leaves_from)
@@ -67,7 +69,7 @@ async def test_squids_are_seen_from_their_own_addresses(page: Page) -> None:
 
 async def test_squid_that_does_not_find_the_page_is_not_condemned(page: Page) -> None:
     """Else a page that is away for an hour would take everybody's exit with it."""
-    with Squid("127.0.0.31") as squid:
+    with Squid("127.0.0.31", login=LOGIN) as squid:
         seen = await probe(proxy_of(squid), "http://127.0.0.1:9/ip")
     assert seen.works is None
     assert "503" in seen.reason

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import pytest
 from aiohttp import web
 
+from hutch.cli.squid import Squid
+from hutch.gateway.table import ExitProxy
+from hutch.secrets import Secret
 from tests.gateway.conftest import Setup
-from tests.gateway.squid import Squid
 from tests.gateway.test_exits import KINDS, Kind, by_connect, by_plain, by_route, entry, rule
 
 SANDBOX = "127.0.0.2"
@@ -19,13 +21,15 @@ PASSWORD = "the-exits-password"
 
 @pytest.fixture(scope="module")
 def squids() -> Iterator[tuple[Squid, Squid]]:
-    both = (
-        Squid(leaves_from="127.0.0.21", login=("a-user", PASSWORD)),
-        Squid(leaves_from="127.0.0.22", login=("b-user", PASSWORD)),
-    )
-    yield both
-    for squid in both:
-        squid.close()
+    with (
+        Squid("127.0.0.21", login=("a-user", PASSWORD)) as one,
+        Squid("127.0.0.22", login=("b-user", PASSWORD)) as two,
+    ):
+        yield one, two
+
+
+def exit_of(squid: Squid, *, password: str = PASSWORD) -> ExitProxy:
+    return ExitProxy("ext_1", "127.0.0.1", squid.port, squid.login[0], Secret(password))
 
 
 @pytest.mark.parametrize("kind", [by_route, by_plain, by_connect])
@@ -33,7 +37,7 @@ async def test_each_user_is_seen_from_their_own_address(
     setup: Setup, squids: tuple[Squid, Squid], kind: Kind
 ) -> None:
     for squid, source in zip(squids, ("127.0.0.21", "127.0.0.22"), strict=True):
-        await setup.control.put(entry(setup, squid.exit("ext_1")))
+        await setup.control.put(entry(setup, exit_of(squid)))
         status, said, _ = await kind(setup)
         assert (status, "from upstream" in said) == (200, True)
         assert setup.upstream.seen.pop().source == source
@@ -41,7 +45,7 @@ async def test_each_user_is_seen_from_their_own_address(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_wrong_password(setup: Setup, squids: tuple[Squid, Squid], kind: Kind) -> None:
-    await setup.control.put(entry(setup, squids[0].exit("ext_1", password="wrong-password")))
+    await setup.control.put(entry(setup, exit_of(squids[0], password="wrong-password")))
     status, said, _ = await kind(setup)
     assert status == 502
     assert "exit_unavailable: the exit ext_1 does not take its user name and password" in said
@@ -52,7 +56,7 @@ async def test_a_wrong_password(setup: Setup, squids: tuple[Squid, Squid], kind:
 async def test_a_destination_that_squid_cannot_reach(
     setup: Setup, squids: tuple[Squid, Squid]
 ) -> None:
-    one = setup.entry(SANDBOX, base_url="http://127.0.0.1:9", leaves=squids[0].exit("ext_1"))
+    one = setup.entry(SANDBOX, base_url="http://127.0.0.1:9", leaves=exit_of(squids[0]))
     await setup.control.put(one)
     status, said, _ = await by_route(setup)
     assert status == 502
@@ -61,7 +65,7 @@ async def test_a_destination_that_squid_cannot_reach(
 
 @pytest.mark.parametrize("kind", ["route", "connect"])
 async def test_killed_in_mid_stream_and_started_again(setup: Setup, kind: str) -> None:
-    squid = Squid(leaves_from="127.0.0.23", login=("a-user", PASSWORD))
+    squid = Squid("127.0.0.23", login=("a-user", PASSWORD))
     sources = set()
 
     async def endless(request: web.BaseRequest) -> web.StreamResponse:
@@ -76,7 +80,7 @@ async def test_killed_in_mid_stream_and_started_again(setup: Setup, kind: str) -
     try:
         began = time.time()
         setup.upstream.handler = endless
-        await setup.control.put(entry(setup, squid.exit("ext_1")))
+        await setup.control.put(entry(setup, exit_of(squid)))
         whole = await _cut(setup, squid, kind)
         assert not whole
         if kind == "route":  # a tunnel's end says nothing about why
@@ -92,7 +96,7 @@ async def test_killed_in_mid_stream_and_started_again(setup: Setup, kind: str) -
         assert sources == {"127.0.0.23"}
         assert {seen.source for seen in setup.upstream.seen} == {"127.0.0.23"}
     finally:
-        squid.close()
+        squid.__exit__()
 
 
 async def _cut(setup: Setup, squid: Squid, kind: str) -> bool:

@@ -78,7 +78,7 @@ def demo_egress(console: Console, *, runs: int) -> bool:
         )
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hutch-egress-")))
-        squids = [stack.enter_context(Squid(address)) for address in ADDRESSES]
+        squids = [stack.enter_context(_squid(address)) for address in ADDRESSES]
         settings = _settings(folder / "data")
         stack.callback(down, settings, Console(quiet=True))
         start(settings, lambda text: console.print(text, markup=False, highlight=False))
@@ -135,6 +135,10 @@ def _settings(data_dir: Path) -> Settings:
     for name in ("HUTCH_URL", "HUTCH_API_KEY", "HUTCH_ADMIN_KEY"):
         os.environ.pop(name, None)
     return Settings()
+
+
+def _squid(address: str) -> Squid:
+    return Squid(address, login=("exit", secrets.token_urlsafe(18)))
 
 
 def _free_ports(count: int) -> list[int]:

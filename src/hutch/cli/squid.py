@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 import shutil
 import signal
 import socket
@@ -28,14 +27,19 @@ _INSTALL: Final = "Install it: sudo apt-get install --yes squid openssl"
 
 
 class Squid:
-    """``login`` is its user name and password. Raises ``HostNotReady`` if it cannot start."""
+    """``login`` is the user name and password that it asks for; without one it serves anybody.
 
-    def __init__(self, leaves_from: str, *, login: tuple[str, str] | None = None) -> None:
+    Raises ``HostNotReady`` if it cannot start.
+    """
+
+    def __init__(
+        self, leaves_from: str = "127.0.0.1", *, login: tuple[str, str] | None = None
+    ) -> None:
         self._program = shutil.which("squid", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if self._program is None or shutil.which("openssl") is None:
             raise HostNotReady("Squid is not installed.", hint=_INSTALL)
         self.leaves_from = leaves_from
-        self.login = login or ("exit", secrets.token_urlsafe(18))
+        self._login = login
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -45,7 +49,7 @@ class Squid:
         self._config.write_text("\n".join([*self._lines(), ""]))
         if os.getuid() == 0:
             owner = pwd.getpwnam(_USER)
-            for path in (self._folder, self._folder / "passwords"):
+            for path in (self._folder, *self._folder.glob("passwords")):
                 os.chown(path, owner.pw_uid, owner.pw_gid)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -56,6 +60,11 @@ class Squid:
     def __exit__(self, *_: object) -> None:
         self.kill()
         shutil.rmtree(self._folder)
+
+    @property
+    def login(self) -> tuple[str, str]:
+        """What to log in with."""
+        return self._login or ("nobody", "nothing")
 
     @property
     def access_log(self) -> str:
@@ -87,7 +96,24 @@ class Squid:
             self._process.wait(timeout=10)
 
     def _lines(self) -> list[str]:
-        user, password = self.login
+        common = [
+            f"http_port 127.0.0.1:{self.port}",
+            f"tcp_outgoing_address {self.leaves_from}",
+            "via off",
+            "forwarded_for delete",
+            "cache deny all",
+            "pid_filename none",
+            "netdb_filename none",
+            "pinger_enable off",
+            "shutdown_lifetime 0 seconds",
+            "cache_log /dev/null",
+            "logfile_rotate 0",
+            f"access_log stdio:{self._folder / 'access.log'}",
+            f"coredump_dir {self._folder}",
+        ]
+        if self._login is None:
+            return [*common, "http_access allow all"]
+        user, password = self._login
         hashed = subprocess.run(
             ["openssl", "passwd", "-6", "-stdin"],
             input=password,
@@ -100,22 +126,10 @@ class Squid:
         passwords.write_text(f"{user}:{hashed}\n")
         passwords.chmod(0o600)
         return [
-            f"http_port 127.0.0.1:{self.port}",
-            f"tcp_outgoing_address {self.leaves_from}",
+            *common,
             f"auth_param basic program {_CHECKS_PASSWORDS} {passwords}",
             "auth_param basic children 2 startup=1",
             "acl known proxy_auth REQUIRED",
             "http_access allow known",
             "http_access deny all",
-            "via off",
-            "forwarded_for delete",
-            "cache deny all",
-            "pid_filename none",
-            "netdb_filename none",
-            "pinger_enable off",
-            "shutdown_lifetime 0 seconds",
-            "cache_log /dev/null",
-            "logfile_rotate 0",
-            f"access_log stdio:{self._folder / 'access.log'}",
-            f"coredump_dir {self._folder}",
         ]
