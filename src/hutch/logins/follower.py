@@ -73,11 +73,12 @@ class Follower:
         vault: Vault,
         runtime: LoginRuntime,
         world: World,
-        signing_in: bool,
+        before_sign_in: str | None,
         anew: bool,
     ) -> None:
-        """``anew``: the user's credential was changed just now; no prompt may go before that has
-        been done in the sandbox too.
+        """``before_sign_in``: a sign-in has begun; the SHA-256 of what was there before it.
+        ``anew``: the user's credential was changed just now; no prompt may go before that has been
+        done in the sandbox too.
         """
         self.sandbox = sandbox
         self.provider = provider
@@ -87,7 +88,8 @@ class Follower:
         self._vault = vault
         self._runtime = runtime
         self._world = world
-        self._signing_in = signing_in
+        self._signing_in = before_sign_in is not None
+        self._before_sign_in = before_sign_in
         self._anew = anew
         self._version: int | None = None
         self._created_at = 0.0
@@ -167,13 +169,13 @@ class Follower:
         seen = await self._see(wait_s=0)
         self._signing_in = self._signing_in or await self._is_pending()
         if self._not_kept:
-            self._sha256 = seen.sha256
+            self._sha256 = self._old(seen)
             if seen.state != "present" and not self._reason:
                 await self._need_login(LOST)
         elif hashlib.sha256(stored.content).hexdigest() in seen.history and seen.on:
             self._sha256 = hashlib.sha256(stored.content).hexdigest()
         elif self._reason:
-            self._sha256 = seen.sha256  # it opens nothing; a new one will be seen
+            self._sha256 = self._old(seen)  # it opens nothing; a new one will be seen
         else:
             await self._runtime.put(self.sandbox, self.provider, stored.content)
             self._sha256 = hashlib.sha256(stored.content).hexdigest()
@@ -183,7 +185,7 @@ class Follower:
         """No login is stored. One may have been, or may be about to come."""
         if self._signing_in:
             self.placed.set()
-            self._sha256 = (await self._see(wait_s=0)).sha256
+            self._sha256 = self._old(await self._see(wait_s=0))
             return True
         if not self._anew:
             self.placed.set()
@@ -196,6 +198,17 @@ class Follower:
         if self._signing_in and not seen.on:
             self._sha256 = seen.sha256
         return self._signing_in
+
+    def _old(self, seen: Seen) -> str:
+        """The content that needs nothing done. Not what a sign-in has left: a quick one may be over
+        by now, and one that nobody stored may have been made before a restart of ours.
+        """
+        if seen.state == "present" and seen.on and not seen.taken:
+            self._signing_in = True
+            return NOTHING_SHA256
+        if self._signing_in and self._before_sign_in is not None:
+            return self._before_sign_in
+        return seen.sha256
 
     async def _take(self, seen: Seen) -> Literal["done", "again"]:
         """Bring what was seen into the vault. "again": somebody stored another one."""

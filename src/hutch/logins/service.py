@@ -22,7 +22,7 @@ from hutch.errors import (
     SandboxFailed,
 )
 from hutch.logins.follower import Follower
-from hutch.logins.runtime import LoginRuntime, SignIn
+from hutch.logins.runtime import NOTHING_SHA256, LoginRuntime, SignIn
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
 from hutch.sandboxes.service import Sandboxes
@@ -149,7 +149,7 @@ class Logins:
         """Somebody has stored or deleted one: the sandbox gets what there is now."""
         for attached in [a for a in self._attached.values() if a.sandbox.user_id == user_id]:
             for provider in LOGIN_FILES:
-                await self._follow(attached, provider, signing_in=False)
+                await self._follow(attached, provider, before_sign_in=None)
 
     async def start(self, user_id: str, provider: Provider) -> SignIn:
         """Begin the CLI's own sign-in in the user's sandbox, in place of an earlier one. Raises
@@ -158,6 +158,9 @@ class Logins:
         check_provider(provider)
         sandbox = await self._sandboxes().ensure(user_id)
         attached = self._attach(sandbox)
+        before = await self._asking(
+            self._runtime.seen(sandbox, provider, after=NOTHING_SHA256, wait_s=0)
+        )
         started = await self._asking(self._runtime.start(sandbox, provider))
         host = urlsplit(started.url).hostname or ""
         if host not in self._sign_in_hosts or "@" in started.url:
@@ -166,7 +169,7 @@ class Logins:
                 f"The sign-in led to {host!r}, where nobody signs in to {provider}.",
                 hint="DELETE /v1/container, then try again in a new one.",
             )
-        await self._follow(attached, provider, signing_in=True)
+        await self._follow(attached, provider, before_sign_in=before.sha256)
         return started
 
     async def sign_in(self, user_id: str, provider: Provider) -> SignIn:
@@ -198,7 +201,7 @@ class Logins:
         try:
             await self._asking(self._runtime.remove(sandbox, provider))
         finally:
-            self._begin(attached, provider, signing_in=False, anew=True)
+            self._begin(attached, provider, before_sign_in=None, anew=True)
 
     def report(self) -> dict[str, int]:
         followers = [f for a in self._attached.values() for f in a.followers.values()]
@@ -232,13 +235,15 @@ class Logins:
         if attached is None:
             attached = self._attached[sandbox.incarnation] = _Attached(sandbox)
             for provider in LOGIN_FILES:
-                self._begin(attached, provider, signing_in=False, anew=False)
+                self._begin(attached, provider, before_sign_in=None, anew=False)
         return attached
 
-    async def _follow(self, attached: _Attached, provider: Provider, *, signing_in: bool) -> None:
+    async def _follow(
+        self, attached: _Attached, provider: Provider, *, before_sign_in: str | None
+    ) -> None:
         """Anew, from what the vault says now."""
         await self._stop(attached, provider)
-        self._begin(attached, provider, signing_in=signing_in, anew=True)
+        self._begin(attached, provider, before_sign_in=before_sign_in, anew=True)
 
     async def _stop(self, attached: _Attached, provider: Provider) -> None:
         former = attached.tasks[provider]
@@ -246,7 +251,12 @@ class Logins:
         await asyncio.gather(former, return_exceptions=True)
 
     def _begin(
-        self, attached: _Attached, provider: Provider, *, signing_in: bool, anew: bool
+        self,
+        attached: _Attached,
+        provider: Provider,
+        *,
+        before_sign_in: str | None,
+        anew: bool,
     ) -> None:
         follower = Follower(
             attached.sandbox,
@@ -254,7 +264,7 @@ class Logins:
             vault=self._vault,
             runtime=self._runtime,
             world=self,
-            signing_in=signing_in,
+            before_sign_in=before_sign_in,
             anew=anew,
         )
         attached.followers[provider] = follower
