@@ -212,7 +212,10 @@ async def over_http(api: Api, user_id: str, key: str, admin_key: str, port: int)
     status, done = await api(
         "POST", "/v1/admin/exits/import", admin_key, json={"text": text, "dry_run": False}
     )
-    assert (status, done) == (200, {"added": 1, "updated": 0, "unchanged": 0})
+    assert (status, done) == (
+        200,
+        {"added": 1, "updated": 0, "unchanged": 0, "egress": "exits"},
+    )
     status, refused = await api(
         "POST", "/v1/admin/exits/import", admin_key, json={"text": "h:x:u:password-1"}
     )

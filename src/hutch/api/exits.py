@@ -24,6 +24,7 @@ class ExitsImported(Shape):
     added: int
     updated: int
     unchanged: int
+    egress: str = Field(description="With direct, nobody uses them yet: HUTCH_EGRESS=exits.")
 
 
 class ExitAnswer(Shape):
@@ -107,7 +108,12 @@ async def import_exits(asked: ExitsImport, hutch: HutchDep) -> ExitsImported:
     """Add the exits of a file, or renew their passwords. All of it, or nothing."""
     done = await hutch.exits.import_(parse(asked.text), dry_run=asked.dry_run)
     hutch.driver.wake("exits")
-    return ExitsImported.model_validate(done)
+    return ExitsImported(
+        added=done.added,
+        updated=done.updated,
+        unchanged=done.unchanged,
+        egress=hutch.settings.egress,
+    )
 
 
 @router.get("/admin/exits", dependencies=_admin)

@@ -34,6 +34,8 @@ def import_exits(
         f"{would}added {done['added']}, {would}updated {done['updated']}, "
         f"unchanged {done['unchanged']}"
     )
+    if done["egress"] == "direct":
+        typer.echo("Nobody uses them yet: set HUTCH_EGRESS=exits, and restart the service.")
 
 
 @app.command("list")
