@@ -19,6 +19,7 @@ from hutch.config import Settings
 from hutch.gateway.relay import relay
 from hutch.gateway.table import HostRule
 from tests.gateway.conftest import Names, Setup
+from tests.gateway.exits import Streams, an_exit, that_works
 
 SANDBOX = "127.0.0.2"
 ANY = "0.0.0.0"  # noqa: S104 - on some machines it leads to oneself
@@ -303,6 +304,46 @@ async def test_a_tunnel_ends_with_its_sandbox(setup: Setup) -> None:
                 with contextlib.suppress(ConnectionError):
                     assert await reader.read() == b""
             writer.close()
+
+
+async def test_a_tunnel_ends_with_the_exit_that_it_leads_through(setup: Setup) -> None:
+    """It may be somebody else's in a moment."""
+    async with (
+        destination(echo) as port,
+        an_exit(that_works, "ext_1") as first,
+        an_exit(that_works, "ext_2") as second,
+    ):
+        allowed = [HostRule("127.0.0.1", port)]
+        for after in (second.proxy, None):
+            await setup.control.put(setup.entry(SANDBOX, leaves=first.proxy, allow=allowed))
+            _, reader, writer = await setup.tunnel(SANDBOX, f"127.0.0.1:{port}")
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            await setup.control.put(setup.entry(SANDBOX, leaves=after, allow=allowed))
+            async with asyncio.timeout(2):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
+
+
+async def test_an_exit_that_changes_while_it_is_dialled_opens_no_tunnel(setup: Setup) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(streams: Streams, head: bytes) -> None:
+        asked.set()
+        await go_on.wait()
+        await that_works(streams, head)
+
+    async with destination(echo) as port, an_exit(slowly) as slow:
+        allowed = [HostRule("127.0.0.1", port)]
+        await setup.control.put(setup.entry(SANDBOX, leaves=slow.proxy, allow=allowed))
+        opening = asyncio.create_task(setup.tunnel(SANDBOX, f"127.0.0.1:{port}"))
+        await asked.wait()
+        await setup.control.remove("sbx_a", "inc_of_sbx_a")
+        go_on.set()
+        head, _, writer = await opening
+        assert b" 503 " in head.splitlines()[0]
+        writer.close()
 
 
 async def test_a_change_of_rules_spares_open_tunnels(setup: Setup) -> None:

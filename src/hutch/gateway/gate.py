@@ -28,7 +28,7 @@ class Gate:
         self.synced = asyncio.Event()
         self.traffic = Traffic()
         self.seats = Seats(
-            connections=settings.egress_connections, mb_per_s=settings.egress_mb_per_s
+            self.table, connections=settings.egress_connections, mb_per_s=settings.egress_mb_per_s
         )
         self.check = AddressCheck(settings.egress_networks, resolver)
         self.clients = Clients(self.check)
@@ -39,7 +39,7 @@ class Gate:
 
     def table_changed(self) -> None:
         """To be called in the same step of the event loop as the change."""
-        self.seats.keep(self.table)
+        self.seats.table_changed()
         self.clients.keep(self.table.ways())
         self.traffic.sandboxes.set(len(self.table))
 

@@ -1,4 +1,8 @@
-"""What all connections of one sandbox share: their number, their pace, and their end with it."""
+"""What all connections of one sandbox share: their number, their pace, and their end with it.
+
+A seat is of one incarnation and one way out: a tunnel through an exit that was taken from its user
+could meet the next one's.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hutch.gateway.pace import Pace
+from hutch.gateway.refusals import Refusal
 from hutch.gateway.table import SHARED_ADDRESS, Entry, Table
 
 # All sandboxes of the process backend come from one address.
 _SHARED_FACTOR: Final = 16
+
+_Key = tuple[str, str, str | None]  # sandbox, incarnation, exit
 
 
 @dataclass(slots=True)
@@ -24,10 +31,11 @@ class Seat:
 
 
 class Seats:
-    def __init__(self, *, connections: int, mb_per_s: float) -> None:
+    def __init__(self, table: Table, *, connections: int, mb_per_s: float) -> None:
+        self._table = table
         self._limit = connections
         self._mb_per_s = mb_per_s
-        self._seats: dict[tuple[str, str], Seat] = {}
+        self._seats: dict[_Key, Seat] = {}
         self._open: Counter[str] = Counter()
 
     def take(self, address: str) -> bool:
@@ -48,7 +56,7 @@ class Seats:
         return self._open.total()
 
     def of(self, entry: Entry) -> Seat:
-        key = (entry.sandbox_id, entry.incarnation)
+        key = _key(entry)
         seat = self._seats.get(key)
         if seat is None:
             seat = self._seats[key] = Seat(Pace(self._mb_per_s), Pace(self._mb_per_s))
@@ -56,7 +64,11 @@ class Seats:
 
     @contextmanager
     def seated(self, entry: Entry) -> Iterator[Seat]:
-        """While this task serves the sandbox: it is cancelled when the sandbox leaves the table."""
+        """While this task serves the sandbox: it is cancelled when the sandbox leaves the table, or
+        gets another way out. Raises ``Refusal`` when that has happened since it was admitted.
+        """
+        if not self._holds(_key(entry)):
+            raise Refusal(503, "the way out has changed just now; try again.", 1)
         seat, task = self.of(entry), asyncio.current_task()
         assert task is not None  # noqa: S101 - for mypy: only called in coroutines
         seat.tasks.add(task)
@@ -65,8 +77,16 @@ class Seats:
         finally:
             seat.tasks.discard(task)
 
-    def keep(self, table: Table) -> None:
-        """Cut the tunnels of every sandbox that is no longer in the table."""
-        for key in [key for key in self._seats if not table.has(*key)]:
+    def table_changed(self) -> None:
+        """Cut what the table no longer stands for."""
+        for key in [key for key in self._seats if not self._holds(key)]:
             for task in self._seats.pop(key).tasks:
                 task.cancel()
+
+    def _holds(self, key: _Key) -> bool:
+        entry = self._table.now(key[0])
+        return entry is not None and _key(entry) == key
+
+
+def _key(entry: Entry) -> _Key:
+    return entry.sandbox_id, entry.incarnation, entry.exit.id if entry.exit else None

@@ -79,9 +79,8 @@ class Table:
     def __len__(self) -> int:
         return len(self._by_sandbox)
 
-    def has(self, sandbox_id: str, incarnation: str) -> bool:
-        entry = self._by_sandbox.get(sandbox_id)
-        return entry is not None and entry.incarnation == incarnation
+    def now(self, sandbox_id: str) -> Entry | None:
+        return self._by_sandbox.get(sandbox_id)
 
     def knows(self, address: str) -> bool:
         """Whether any sandbox has it, or may have it as one of several."""

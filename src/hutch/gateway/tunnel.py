@@ -24,13 +24,10 @@ _OPEN = b"HTTP/1.1 200 Connection established\r\n\r\n"
 async def serve_tunnel(gate: Gate, visitor: Visitor) -> None:
     exchange = Exchange("connect", "CONNECT")
     try:
-        try:
-            dialled = await _admit(gate, visitor, exchange)
-        except Refusal as refusal:
-            exchange.status, exchange.refusal = refusal.status, refusal
-            await visitor.refuse(refusal)
-            return
-        await _join(gate, visitor, exchange, dialled)
+        await _join(gate, visitor, exchange, await _admit(gate, visitor, exchange))
+    except Refusal as refusal:  # before anything was answered
+        exchange.status, exchange.refusal = refusal.status, refusal
+        await visitor.refuse(refusal)
     finally:
         gate.traffic.finished(exchange)
 
