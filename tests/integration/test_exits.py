@@ -44,7 +44,7 @@ def street(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Str
     ):
         text = "\n".join(line(exit_) for exit_ in exits)
         done = service.admin.call("POST", "/v1/admin/exits/import", json={"text": text})
-        assert done == {"added": 2, "updated": 0, "unchanged": 0}
+        assert done == {"added": 2, "updated": 0, "unchanged": 0, "egress": "exits"}
         users = [service.make_user() for _ in exits]
         by_port = {exit_.port: exit_ for exit_ in exits}
         leased = [
