@@ -270,6 +270,7 @@ def running_service(data_dir: Path, **overrides: str) -> Iterator[Service]:
         "DATA_DIR": str(data_dir),
         "PORT": str(api),
         "GATEWAY_PORT": str(gateway),
+        "POOL_SIZE": "0",  # a test that is about the pool asks for one
         **{f"{p.upper()}_BASE_URL": f"http://127.0.0.1:{model}" for p in PROVIDERS},
         **overrides,
     }

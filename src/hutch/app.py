@@ -22,12 +22,14 @@ from hutch.config import Settings
 from hutch.control import containers, gateway
 from hutch.control import exits as exit_watch
 from hutch.control import logins as login_sync
+from hutch.control import pool as warm_pool
 from hutch.control.containers import Containers
 from hutch.control.deletion import Deletion
 from hutch.control.driver import Driver, Task
 from hutch.control.exits import ExitWatch
 from hutch.control.gateway import GatewaySync, placeholder_key, route_for
 from hutch.control.logins import LoginSync
+from hutch.control.pool import Pool, size_for
 from hutch.control.queue import WorkQueue
 from hutch.errors import BackendError
 from hutch.exits.rows import ExitRows
@@ -173,8 +175,15 @@ async def running(
         queue = WorkQueue(reconciler.step, workers=STARTS_AT_ONCE)
         stack.push_async_callback(queue.close)
         sandboxes = Sandboxes(
-            sandbox_rows, backend, runtime, clock, image=settings.image, wake=queue.wake
+            sandbox_rows,
+            backend,
+            runtime,
+            clock,
+            image=settings.image,
+            wake=queue.wake,
+            egress=sync,
         )
+        stack.push_async_callback(sandboxes.close)
         runs = Runs(
             RunRows(database),
             sandboxes,
@@ -204,13 +213,24 @@ async def running(
                 Task("containers", containers.LOOK_EVERY_S, looks.run),
                 Task("exits", exit_watch.LOOK_EVERY_S, watch.run),
                 Task("logins", login_sync.LOOK_EVERY_S, LoginSync(logins, sandboxes).run),
+                Task(
+                    "pool",
+                    warm_pool.LOOK_EVERY_S,
+                    Pool(
+                        sandbox_rows,
+                        clock,
+                        size=size_for(settings.pool_size),
+                        image=settings.image,
+                        wake=queue.wake,
+                        demand=sandboxes.demand,
+                    ).run,
+                ),
             ],
             clock,
         )
         driver.start()
         stack.push_async_callback(driver.stop)
-        watching = asyncio.create_task(_watch(looks), name="watch")
-        stack.callback(watching.cancel)
+        stack.callback(asyncio.create_task(_watch(looks), name="watch").cancel)
 
         recovered = await runs.recover()
         _log.info("started", instance=settings.instance, runs_recovered=recovered)

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, NonNegativeInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from hutch_runtime.protocol import Provider
@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     # Which CLIs each sandbox starts ahead of need; comma-separated.
     prewarm: Annotated[tuple[Provider, ...], NoDecode] = ("claude", "codex", "gemini")
     agent_idle_s: float = 900
+    # How many sandboxes wait, started, for users who have none; 0: none. auto: by the machine.
+    pool_size: Literal["auto"] | NonNegativeInt = "auto"
 
     claude_base_url: str = PROVIDER_BASE_URLS["claude"]
     codex_base_url: str = PROVIDER_BASE_URLS["codex"]

@@ -42,7 +42,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    settings = Settings(data_dir=tmp_path)
+    settings = Settings(data_dir=tmp_path, pool_size=0)
     runtime = ScriptedRuntime()
     async with runtime.serving() as port:
         backend = ScriptedBackend(port, settings.instance)

@@ -149,9 +149,9 @@ class ContainerAgent(Shape):
 
 class ContainerAnswer(Shape):
     id: str
-    user_id: str
+    user_id: str | None = Field(description="null: of the warm pool, nobody's yet.")
     incarnation: str
-    observed: str = Field(description="provisioning, running, failed or destroyed.")
+    observed: str = Field(description="provisioning, warm, running, failed or destroyed.")
     desired: str
     reason: str
     isolation: str | None

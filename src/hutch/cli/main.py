@@ -74,7 +74,7 @@ def _container_row(container: dict[str, Any]) -> tuple[str, ...]:
     stats = container["stats"]
     return (
         container["id"],
-        container["user_id"],
+        container["user_id"] or "nobody yet",
         container["observed"],
         container["isolation"] or "",
         f"{stats['memory_bytes'] >> 20} MB" if stats else "",

@@ -115,19 +115,31 @@ class GatewaySync:
     async def _entry(self, sandbox: Sandbox) -> Entry | None:
         if sandbox.address is None or sandbox.desired == "destroyed":
             return None
+        placeholder = Secret(placeholder_key(sandbox.incarnation))
+        user_id = sandbox.user_id
+        if user_id is None:  # in the table, so that what it asks is refused with the reason
+            return Entry(
+                sandbox_id=sandbox.id,
+                incarnation=sandbox.incarnation,
+                address=sandbox.address,
+                user_id=None,
+                placeholder=placeholder,
+                egress="closed",
+                closed_because="this sandbox has no user yet",
+            )
         routes: dict[Provider, Route] = {}
-        for credential in await self._vault.reveal(sandbox.user_id):
+        for credential in await self._vault.reveal(user_id):
             routes[credential.provider] = self._route_for(credential)
-        leaving = await self._exits().leaving(sandbox.user_id)
+        leaving = await self._exits().leaving(user_id)
         return Entry(
             sandbox_id=sandbox.id,
             incarnation=sandbox.incarnation,
             address=sandbox.address,
-            user_id=sandbox.user_id,
-            placeholder=Secret(placeholder_key(sandbox.incarnation)),
+            user_id=user_id,
+            placeholder=placeholder,
             routes=routes,
             egress=leaving.egress,
             exit=leaving.exit,
             closed_because=leaving.closed_because,
-            allow=await self._allowed(sandbox.user_id),
+            allow=await self._allowed(user_id),
         )

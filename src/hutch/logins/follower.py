@@ -133,7 +133,7 @@ class Follower:
             except HutchError as error:  # the vault's key provider, say; nothing is given up
                 _log.warning(
                     "login.not_stored",
-                    user=self.sandbox.user_id,
+                    user=self.sandbox.owner,
                     provider=self.provider,
                     error=error.code,
                 )
@@ -227,13 +227,13 @@ class Follower:
             _log.warning("login.stale_writer", sandbox=self.sandbox.id, provider=self.provider)
             self._sha256 = seen.sha256
             return "done"
-        keep = await self._world.may_keep(self.sandbox.user_id, self.provider)
+        keep = await self._world.may_keep(self.sandbox.owner, self.provider)
         fresh = self._signing_in and (seen.on or self._version is None)
         if fresh or keep:
             content = seen.content if keep else _NOT_KEPT
             try:
                 info = await self._vault.put_login(
-                    self.sandbox.user_id,
+                    self.sandbox.owner,
                     self.provider,
                     {LOGIN_FILES[self.provider]: content},
                     expected_version=None if fresh else self._version,
@@ -243,11 +243,11 @@ class Follower:
             self._version, self._created_at = info.version, info.created_at
             self._reason, self._not_kept = "", not keep
             self.renewals += not fresh
-            _log.info("login.stored", user=self.sandbox.user_id, provider=self.provider, new=fresh)
+            _log.info("login.stored", user=self.sandbox.owner, provider=self.provider, new=fresh)
         self._sha256 = seen.sha256
         if fresh:
             self._signing_in = False
-            await self._world.changed(self.sandbox.user_id)
+            await self._world.changed(self.sandbox.owner)
         await self._runtime.taken(self.sandbox, self.provider, seen.sha256)
         return "done"
 
@@ -265,7 +265,7 @@ class Follower:
 
     async def _need_login(self, reason: str) -> None:
         """Unless the user has stored another one meanwhile."""
-        user_id = self.sandbox.user_id
+        user_id = self.sandbox.owner
         if await self._vault.set_state(
             user_id, self.provider, "needs_login", reason, expected_version=self._version
         ):
@@ -275,10 +275,10 @@ class Follower:
     async def _stored(self) -> _Stored | None:
         try:
             while True:
-                info = await self._vault.info(self.sandbox.user_id, self.provider)
+                info = await self._vault.info(self.sandbox.owner, self.provider)
                 if info.kind != "login":
                     return None
-                files, version = await self._vault.login_files(self.sandbox.user_id, self.provider)
+                files, version = await self._vault.login_files(self.sandbox.owner, self.provider)
                 if version == info.version:
                     break
         except NotFound:

@@ -214,7 +214,7 @@ class Logins:
 
     async def owns(self, sandbox: Sandbox) -> bool:
         try:
-            return (await self._sandboxes().of(sandbox.user_id)).incarnation == sandbox.incarnation
+            return (await self._sandboxes().of(sandbox.owner)).incarnation == sandbox.incarnation
         except NotFound:
             return False
 

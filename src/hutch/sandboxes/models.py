@@ -11,7 +11,7 @@ class Sandbox:
     """One container's row. Only the reconciler writes ``observed`` and what follows from it."""
 
     id: str
-    user_id: str
+    user_id: str | None  # None: a warm one, or one that is to become warm; nobody's
     incarnation: str
     desired: Desired
     observed: State
@@ -24,6 +24,13 @@ class Sandbox:
     address: str | None = None
     port: int | None = None
     cli_versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def owner(self) -> str:
+        """Whose it is, where only a user's can come."""
+        if self.user_id is None:
+            raise ValueError(f"{self.id} is nobody's")
+        return self.user_id
 
     @property
     def live(self) -> bool:

@@ -18,12 +18,14 @@ from hutch.errors import BackendError
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
+from hutch.sandboxes.states import State
 from hutch_runtime.protocol import PROVIDERS
 
 _log = structlog.get_logger()
 
 RUNTIME_ANSWERS_S: Final = 60
 _POLL_S: Final = 0.05
+_AGENTS_POLL_S: Final = 0.25
 _REASON_MAX: Final = 500  # characters
 
 
@@ -99,23 +101,30 @@ class Reconciler:
             # Before the agents inside are ready: they greet their API when they start.
             await self._egress.admit(sandbox)
             health = await self._until_it_answers(sandbox, observed)
+            if sandbox.user_id is None:
+                _check_agents(health)
         except BackendError as error:
             _log.warning("sandbox.failed", sandbox=sandbox.id, reason=error.message)
             await self._end(await self._read(sandbox), failed=error.message)
             return
         versions = _versions(health)
-        await self._rows.observe(sandbox.id, "running", at=self._clock.now(), cli_versions=versions)
+        ready: State = "warm" if sandbox.user_id is None else "running"
+        await self._rows.observe(sandbox.id, ready, at=self._clock.now(), cli_versions=versions)
         self._changed(await self._read(sandbox))
 
     async def _until_it_answers(self, sandbox: Sandbox, observed: Observed) -> dict[str, Any]:
-        """The runtime's health; its agents may still be starting, and a prompt waits for its own
-        alone. Raises ``BackendError``.
+        """The runtime's health. A user's agents may still be starting, and a prompt waits for its
+        own alone; nobody waits for a warm one, so all of its agents come first. Raises
+        ``BackendError``.
         """
         try:
             async with asyncio.timeout(RUNTIME_ANSWERS_S):
                 while True:
                     try:
-                        return await self._runtime.health(sandbox)
+                        health = await self._runtime.health(sandbox)
+                        if sandbox.user_id is not None or health.get("status") == "ready":
+                            return health
+                        await asyncio.sleep(_AGENTS_POLL_S)
                     except RuntimeUnreachable:
                         now = await self._backend.inspect(observed.handle)
                         if now is None or now.state == "exited":
@@ -165,6 +174,15 @@ def _obituary(observed: Observed | None) -> str:
     if observed.oom_killed:
         return "The container used more memory than it may and was ended."
     return f"The container ended by itself with exit code {observed.exit_code}."
+
+
+def _check_agents(health: dict[str, Any]) -> None:
+    """Raises ``BackendError`` for a warm one that is not worth giving to anybody."""
+    agents = health.get("agents")
+    for agent in agents if isinstance(agents, list) else []:
+        if isinstance(agent, dict) and agent.get("state") == "failed":
+            provider, why = str(agent.get("provider"))[:16], str(agent.get("reason"))[:300]
+            raise BackendError(f"The agent of {provider} did not start: {why}")
 
 
 def _versions(health: dict[str, Any]) -> dict[str, str]:

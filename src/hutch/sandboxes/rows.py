@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hutch.sandboxes.models import Sandbox
@@ -50,6 +50,50 @@ class SandboxRows:
         except IntegrityError:
             return False
         return True
+
+    async def claim(self, user_id: str, *, at: float) -> Sandbox | None:
+        """Give the user the warm one that has been ready longest, in one conditional update. None
+        if there is none, or if the user has a sandbox already or is gone.
+        """
+        ready = (
+            select(table.c.id)
+            .where(table.c.user_id.is_(None), table.c.observed == "warm", table.c.desired == "warm")
+            .order_by(table.c.changed_at, table.c.id)
+        )
+        while row := await self._database.first(ready.limit(1)):
+            claim = update(table).where(
+                table.c.id == row.id,
+                table.c.user_id.is_(None),
+                table.c.observed == "warm",
+                table.c.desired == "warm",
+            )
+            values = {"user_id": user_id, "observed": "running", "desired": "running"}
+            try:
+                won = await self._database.write(claim.values(**values, changed_at=at))
+            except IntegrityError:
+                return None
+            if won:
+                return await self.get(row.id)
+        return None
+
+    async def retire(self, sandbox_id: str) -> bool:
+        """Want a warm one's end; false if a claim was first."""
+        changed = await self._database.write(
+            update(table)
+            .where(table.c.id == sandbox_id, table.c.user_id.is_(None), table.c.desired == "warm")
+            .values(desired="destroyed")
+        )
+        return bool(changed)
+
+    async def forget_nobodys(self, *, before: float) -> None:
+        """Rows of ended members that never had a user, with whom they would go."""
+        await self._database.write(
+            delete(table).where(
+                table.c.user_id.is_(None),
+                table.c.observed.in_(OVER),
+                table.c.changed_at < before,
+            )
+        )
 
     async def want(self, sandbox_id: str, desired: Desired) -> None:
         await self._database.write(

@@ -11,9 +11,10 @@ from typing import Final
 
 from hutch.backends.base import Backend, Stats
 from hutch.clock import Clock
-from hutch.errors import NotFound, SandboxFailed
+from hutch.errors import NotFound, SandboxFailed, Unavailable
 from hutch.ids import new_id
 from hutch.sandboxes.models import Sandbox
+from hutch.sandboxes.reconcile import Egress
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
 from hutch_runtime.protocol import PROVIDERS, Provider
@@ -21,6 +22,7 @@ from hutch_runtime.protocol import PROVIDERS, Provider
 # A cold container under gVisor takes two to four seconds, more when twenty start at once.
 READY_WITHIN_S: Final = 90
 _AGENTS_MAX: Final = 100
+_ADMIT_RETRY_S: Final = 0.2
 
 
 class Sandboxes:
@@ -33,6 +35,7 @@ class Sandboxes:
         *,
         image: str,
         wake: Callable[[str], None],
+        egress: Egress,
     ) -> None:
         self._rows = rows
         self._backend = backend
@@ -40,22 +43,88 @@ class Sandboxes:
         self._clock = clock
         self._image = image
         self._wake = wake
+        self._egress = egress
         self._running: dict[str, Sandbox] = {}  # by user: what a prompt needs, without a query
         self._changed: dict[str, asyncio.Event] = {}
+        self._claims: dict[str, asyncio.Task[Sandbox | None]] = {}  # by user, under way
+        self._waiting = 0
+        self._asked_at = 0.0  # when somebody last waited for one; 0: never
 
     async def ensure(self, user_id: str) -> Sandbox:
         """The user's running sandbox, made if there is none. Raises ``SandboxFailed``."""
         ready = self._running.get(user_id)
         if ready is not None:
             return ready
+        self._waiting += 1
         try:
             async with asyncio.timeout(READY_WITHIN_S):
-                return await self._make(user_id)
+                return await self._claimed(user_id) or await self._make(user_id)
         except TimeoutError:
             raise SandboxFailed(
                 f"The sandbox was not ready within {READY_WITHIN_S} seconds.",
                 hint="The machine may be overloaded; try again. `hutch doctor` looks for causes.",
             ) from None
+        finally:
+            self._waiting -= 1
+            self._asked_at = self._clock.now()
+
+    async def close(self) -> None:
+        """Give up claims under way; their rows decide what the next start finds."""
+        claims = list(self._claims.values())
+        for claim in claims:
+            claim.cancel()
+        await asyncio.gather(*claims, return_exceptions=True)
+
+    def demand(self) -> tuple[int, float]:
+        """How many wait for a sandbox now, and when somebody last did (Unix time; 0: never)."""
+        return self._waiting, self._asked_at
+
+    async def _claimed(self, user_id: str) -> Sandbox | None:
+        """A warm one, made the user's; None if there is none, or if they have one already.
+
+        One claim of a user at a time, carried through when its caller is cancelled: nobody may use
+        the sandbox before the gateway knows whose it is.
+        """
+        if user_id not in self._claims:
+            if await self._rows.live_of(user_id) is not None and user_id not in self._claims:
+                return None
+            if user_id not in self._claims:
+                claim = asyncio.create_task(self._claim(user_id), name=f"claim {user_id}")
+                self._claims[user_id] = claim
+        return await asyncio.shield(self._claims[user_id])
+
+    async def _claim(self, user_id: str) -> Sandbox | None:
+        try:
+            while sandbox := await self._rows.claim(user_id, at=self._clock.now()):
+                if await self._answers(sandbox):
+                    async with asyncio.timeout(READY_WITHIN_S):
+                        await self._let_out(sandbox)
+                    row = await self._rows.get(sandbox.id)
+                    if row is not None and row.observed == row.desired == "running":
+                        self._running[user_id] = row
+                        self._wake(row.id)  # who else is told of changes hears of its user
+                        return row
+                    await self._egress.dismiss(sandbox)  # it ended while it was let out
+                if await self._rows.get(sandbox.id) is not None:
+                    await self._rows.want(sandbox.id, "destroyed")
+                    await self._until_over(sandbox)
+            return None
+        finally:
+            del self._claims[user_id]
+
+    async def _answers(self, sandbox: Sandbox) -> bool:
+        try:
+            await self._runtime.health(sandbox)
+        except (RuntimeUnreachable, RuntimeRefused):
+            return False
+        return True
+
+    async def _let_out(self, sandbox: Sandbox) -> None:
+        while True:
+            try:
+                return await self._egress.admit(sandbox)
+            except Unavailable:  # the gateway is being restarted
+                await asyncio.sleep(_ADMIT_RETRY_S)
 
     async def _make(self, user_id: str) -> Sandbox:
         sandbox = await self._rows.live_of(user_id)
@@ -87,6 +156,8 @@ class Sandboxes:
 
     async def destroy(self, user_id: str) -> Sandbox:
         """End the user's sandbox and all in it; returns once it is gone. Raises ``NotFound``."""
+        if user_id in self._claims:
+            await asyncio.wait({self._claims[user_id]})
         sandbox = await self.of(user_id)
         self._running.pop(user_id, None)
         await self._rows.want(sandbox.id, "destroyed")
@@ -103,7 +174,7 @@ class Sandboxes:
         return await self._rows.live()
 
     async def stats(self, sandbox: Sandbox) -> Stats | None:
-        if sandbox.handle is None or sandbox.observed != "running":
+        if sandbox.handle is None or sandbox.observed not in {"warm", "running"}:
             return None
         return await self._backend.stats(sandbox.handle)
 
@@ -123,16 +194,20 @@ class Sandboxes:
 
     def suspect(self, sandbox: Sandbox) -> None:
         """Somebody could not reach it: look before anybody is sent there again."""
-        if self._running.get(sandbox.user_id) == sandbox:
-            del self._running[sandbox.user_id]
+        if self._running.get(sandbox.owner) == sandbox:
+            del self._running[sandbox.owner]
         self._wake(sandbox.id)
 
     def changed(self, sandbox: Sandbox) -> None:
         """The reconciler's word that the row is now this."""
-        if sandbox.observed == "running" and sandbox.desired == "running":
-            self._running[sandbox.user_id] = sandbox
-        elif (known := self._running.get(sandbox.user_id)) and known.id == sandbox.id:
-            del self._running[sandbox.user_id]
+        user_id = sandbox.user_id
+        if user_id is None:  # nobody's: nobody is sent there
+            pass
+        elif sandbox.observed == "running" and sandbox.desired == "running":
+            if user_id not in self._claims:  # else the gateway may not know it yet
+                self._running[user_id] = sandbox
+        elif (known := self._running.get(user_id)) and known.id == sandbox.id:
+            del self._running[user_id]
         event = self._changed.pop(sandbox.id, None)
         if event is not None:
             event.set()
@@ -149,7 +224,7 @@ class Sandboxes:
         """
         while True:
             event = self._changed.setdefault(sandbox.id, asyncio.Event())
-            if self._running.get(sandbox.user_id) != sandbox:
+            if self._running.get(sandbox.owner) != sandbox:
                 row = await self._rows.get(sandbox.id)
                 if row is None or not row.live:
                     return

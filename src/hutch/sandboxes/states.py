@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
-Desired: TypeAlias = Literal["running", "destroyed"]
-State: TypeAlias = Literal["provisioning", "running", "failed", "destroyed"]
+Desired: TypeAlias = Literal["warm", "running", "destroyed"]
+State: TypeAlias = Literal["provisioning", "warm", "running", "failed", "destroyed"]
 
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
-    "provisioning": frozenset({"running", "failed", "destroyed"}),
+    "provisioning": frozenset({"warm", "running", "failed", "destroyed"}),
+    # Ready, and nobody's: a claim makes it a user's, and nothing makes it nobody's again.
+    "warm": frozenset({"running", "failed", "destroyed"}),
     "running": frozenset({"failed", "destroyed"}),
     # No container is left; the row stays for its reason, until the user goes.
     "failed": frozenset(),

@@ -168,7 +168,8 @@ sandboxes: Final = Table(
     "sandboxes",
     metadata,
     Column("id", String(32), primary_key=True),
-    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    # Null: nobody's yet, a member of the warm pool.
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), index=True),
     Column("incarnation", String(32), nullable=False, unique=True),
     Column("desired", String(16), nullable=False),
     Column("observed", String(16), nullable=False),
