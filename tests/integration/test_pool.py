@@ -33,6 +33,10 @@ def engine(service: Service) -> set[str]:
     return set(docker("ps", "-a", "--filter", label, "--format", "{{.Names}}").split())
 
 
+def incarnations(service: Service) -> set[str]:
+    return {name.rsplit("-", 1)[-1] for name in engine(service)}
+
+
 def wait(until: Callable[[], Any], within_s: float = WARM_WITHIN_S) -> Any:
     deadline = time.monotonic() + within_s
     while not (found := until()):
@@ -72,7 +76,6 @@ def test_a_killed_warm_one_is_replaced(pooled: Service) -> None:
 
 
 def test_the_api_dies_in_the_middle_of_claims(pooled: Service) -> None:
-    user = None
     for n in range(4):
         warm_one(pooled)
         user = pooled.make_user()
@@ -84,16 +87,7 @@ def test_the_api_dies_in_the_middle_of_claims(pooled: Service) -> None:
         live = containers(pooled)
         owners = [c["user_id"] for c in live if c["user_id"]]
         assert len(owners) == len(set(owners))
-        known = {c["incarnation"] for c in live}
-        wait(
-            lambda known=known: (
-                all(n.rsplit("-", 1)[-1] in known for n in engine(pooled))
-                or (
-                    {n.rsplit("-", 1)[-1] for n in engine(pooled)}
-                    <= {c["incarnation"] for c in containers(pooled)}
-                )
-            )
-        )
+        wait(lambda: incarnations(pooled) <= {c["incarnation"] for c in containers(pooled)})
         run = user.run("claude", f"again {n}")
         assert (run["state"], run["error"]) == ("succeeded", None)
         user.client.call("DELETE", "/v1/container")

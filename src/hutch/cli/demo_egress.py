@@ -127,6 +127,7 @@ def _settings(data_dir: Path) -> Settings:
         "GATEWAY_PORT": str(gateway),
         "OFFLINE_MODEL_PORT": str(model),
         "EGRESS": "exits",
+        "POOL_SIZE": "0",  # every container of the demo is a tenant's
         "EXIT_PROBE_URL": f"http://127.0.0.1:{model}/ip",
         "EXIT_PROBE_EVERY_S": "5",
     }
