@@ -40,6 +40,7 @@ ADDED_AT_MOST_MS: Final = 8.0
 
 def main() -> int:
     console = Console()
+    os.environ["HUTCH_POOL_SIZE"] = "0"  # what is measured is a container made on demand
     with tempfile.TemporaryDirectory(prefix="hutch-bench-") as folder:
         settings = Settings(
             data_dir=Path(folder) / "data",

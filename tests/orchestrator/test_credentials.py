@@ -47,7 +47,9 @@ def model(model_url: str) -> Iterator[httpx2.Client]:
 async def world(tmp_path: Path, model_url: str) -> AsyncIterator[World]:
     """Whose providers are the offline model."""
     urls: dict[str, Any] = {f"{provider}_base_url": model_url for provider in PROVIDERS}
-    settings = Settings(data_dir=tmp_path, codex_login_base_url=model_url + "/chatgpt", **urls)
+    settings = Settings(
+        data_dir=tmp_path, pool_size=0, codex_login_base_url=model_url + "/chatgpt", **urls
+    )
     runtime = ScriptedRuntime()
     async with runtime.serving() as port:
         backend = ScriptedBackend(port, settings.instance)

@@ -27,7 +27,9 @@ from tests.orchestrator.runtime import (
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     """With exits required, and no page that could answer a probe."""
-    settings = Settings(data_dir=tmp_path, egress="exits", exit_probe_url="http://127.0.0.1:9/")
+    settings = Settings(
+        data_dir=tmp_path, pool_size=0, egress="exits", exit_probe_url="http://127.0.0.1:9/"
+    )
     runtime = ScriptedRuntime()
     async with runtime.serving() as port:
         backend = ScriptedBackend(port, settings.instance)
