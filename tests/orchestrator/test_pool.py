@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import insert
 
 from hutch.app import Hutch
@@ -17,6 +19,7 @@ from hutch.control.gateway import placeholder_key
 from hutch.control.pool import MEMBER_MAX_AGE_S, PATIENCE_S, Pool, auto_size
 from hutch.gateway.base import FakeGateway
 from hutch.gateway.table import SHARED_ADDRESS, Entry
+from hutch.sandboxes import states
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.states import State
@@ -279,3 +282,12 @@ def entry_of(gateway: FakeGateway, sandbox: Sandbox) -> Entry:
 async def add_users(database: Database, users: list[str]) -> None:
     rows = [{"id": user, "name": user, "tier": "free", "created_at": 0.0} for user in users]
     await database.write((insert(users_table), rows))
+
+
+@given(st.lists(st.sampled_from(sorted(states.TRANSITIONS)), min_size=1, max_size=6))
+def test_what_a_user_had_is_never_warm_again(path: list[State]) -> None:
+    walked: list[State] = ["provisioning"]
+    for state in path:
+        if states.may(walked[-1], state):
+            walked.append(state)
+    assert "warm" not in walked[2:]
