@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -21,16 +22,20 @@ from hutch.clock import Clock, SystemClock
 from hutch.config import Settings
 from hutch.control import containers, gateway
 from hutch.control import exits as exit_watch
+from hutch.control import idle as idle_watch
 from hutch.control import logins as login_sync
 from hutch.control import pool as warm_pool
+from hutch.control import retention as snapshot_retention
 from hutch.control.containers import Containers
 from hutch.control.deletion import Deletion
 from hutch.control.driver import Driver, Task
 from hutch.control.exits import ExitWatch
 from hutch.control.gateway import GatewaySync, placeholder_key, route_for
+from hutch.control.idle import Idle
 from hutch.control.logins import LoginSync
 from hutch.control.pool import Pool, size_for
 from hutch.control.queue import WorkQueue
+from hutch.control.retention import Retention
 from hutch.errors import BackendError
 from hutch.exits.rows import ExitRows
 from hutch.exits.service import Exits
@@ -44,6 +49,9 @@ from hutch.sandboxes.reconcile import Reconciler
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.runtime_client import RuntimeClient, runtime_key_hash
 from hutch.sandboxes.service import Sandboxes
+from hutch.snapshots.directory import DirectoryStore
+from hutch.snapshots.rows import SnapshotRows
+from hutch.snapshots.service import Snapshots
 from hutch.store.database import Database
 from hutch.store.migrate import upgrade
 from hutch.vault.data_keys import DataKeys
@@ -52,11 +60,21 @@ from hutch.vault.key_file import KeyFile
 from hutch.vault.keys import KeyProvider
 from hutch.vault.probe import CredentialProbe
 from hutch.vault.service import Vault
+from hutch_runtime.protocol import MIB
 
 _log = structlog.get_logger()
 
 STARTS_AT_ONCE = 4  # containers: more in parallel start no sooner on 8 cores
 REWATCH_S = 1.0
+# An archive of many small files is larger than they are.
+SNAPSHOT_ROOM = 2
+
+
+class _Closes(Protocol):
+    async def close(self) -> None: ...
+
+
+_P = TypeVar("_P", bound=_Closes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,8 @@ class Hutch:
     exits: Exits
     exit_watch: ExitWatch
     runs: Runs
+    snapshots: Snapshots
+    retention: Retention
     deletion: Deletion
     backend: Backend
     capabilities: Capabilities
@@ -101,14 +121,15 @@ async def running(
     await asyncio.to_thread(upgrade, settings.database_url)
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
-        database = Database(settings.database_url)
-        stack.push_async_callback(database.close)
-        backend = backend or open_backend(settings)
-        stack.push_async_callback(backend.close)
-        gateway_control = gateway_control or GatewayClient(settings.gateway_socket)
-        stack.push_async_callback(gateway_control.close)
-        runtime = RuntimeClient(settings.secret)
-        stack.push_async_callback(runtime.close)
+
+        def closing(part: _P) -> _P:
+            stack.push_async_callback(part.close)
+            return part
+
+        database = closing(Database(settings.database_url))
+        backend = closing(backend or open_backend(settings))
+        gateway_control = closing(gateway_control or GatewayClient(settings.gateway_socket))
+        runtime = closing(RuntimeClient(settings.secret))
 
         host_address = await backend.prepare()
         capabilities = await backend.capabilities()
@@ -124,10 +145,9 @@ async def running(
             claude_session_tokens=settings.claude_session_tokens,
         )
         agreements = Agreements(database, clock, texts)
-        vault = Vault(
-            database, clock, data_keys, permit_session_token=agreements.permit_session_token
+        vault = closing(
+            Vault(database, clock, data_keys, permit_session_token=agreements.permit_session_token)
         )
-        stack.push_async_callback(vault.close)
         allowed_hosts = AllowedHosts(database, clock, settings.egress_allow)
         sandbox_rows = SandboxRows(database)
 
@@ -160,6 +180,18 @@ async def running(
             changed=sync.user_changed,
             sign_in_hosts=SIGN_IN_HOSTS | _hosts(settings),
         )
+        run_rows = RunRows(database)
+        snapshots = closing(
+            Snapshots(
+                SnapshotRows(database),
+                DirectoryStore(settings.snapshots_dir),
+                data_keys,
+                runtime,
+                clock,
+                max_bytes=SNAPSHOT_ROOM * (settings.home_mb + settings.workspace_mb) * MIB,
+                moved=run_rows.move_sessions,
+            )
+        )
         reconciler = Reconciler(
             sandbox_rows,
             backend,
@@ -170,33 +202,36 @@ async def running(
             resources=_resources(settings),
             environment=_environment(settings, capabilities, host_address),
             changed=changed,
-            before_end=logins.flush,
+            before_rest=logins.flush,
+            keeper=snapshots,
         )
-        queue = WorkQueue(reconciler.step, workers=STARTS_AT_ONCE)
-        stack.push_async_callback(queue.close)
-        sandboxes = Sandboxes(
-            sandbox_rows,
-            backend,
-            runtime,
-            clock,
-            image=settings.image,
-            wake=queue.wake,
-            egress=sync,
+        queue = closing(WorkQueue(reconciler.step, workers=STARTS_AT_ONCE))
+        sandboxes = closing(
+            Sandboxes(
+                sandbox_rows,
+                backend,
+                runtime,
+                clock,
+                image=settings.image,
+                wake=queue.wake,
+                egress=sync,
+                discard=snapshots.discard,
+            )
         )
-        stack.push_async_callback(sandboxes.close)
-        runs = Runs(
-            RunRows(database),
-            sandboxes,
-            runtime,
-            vault,
-            clock,
-            agreements=agreements,
-            logins=logins,
-            exits=exits,
-            timeout_s=settings.run_timeout_s,
-            timeout_max_s=settings.run_timeout_max_s,
+        runs = closing(
+            Runs(
+                run_rows,
+                sandboxes,
+                runtime,
+                vault,
+                clock,
+                agreements=agreements,
+                logins=logins,
+                exits=exits,
+                timeout_s=settings.run_timeout_s,
+                timeout_max_s=settings.run_timeout_max_s,
+            )
         )
-        stack.push_async_callback(runs.close)
 
         watch = ExitWatch(
             exits,
@@ -206,12 +241,32 @@ async def running(
             every_s=settings.exit_probe_every_s,
             spare_after=settings.exit_spare_after,
         )
+        idle = Idle(
+            sandboxes,
+            backend,
+            clock,
+            freeze_after_s=settings.freeze_after_s if capabilities.freeze else 0,
+            hibernate_after_s=settings.hibernate_after_s,
+        )
+        retention = Retention(
+            snapshots,
+            sandbox_rows,
+            accounts,
+            clock,
+            days={
+                "free": settings.snapshot_days_free,
+                "pro": settings.snapshot_days_pro,
+                "team": settings.snapshot_days_team,
+            },
+        )
         looks = Containers(sandbox_rows, backend, queue.wake)
         driver = Driver(
             [
                 Task("gateway", gateway.CHECK_EVERY_S, sync.run),
                 Task("containers", containers.LOOK_EVERY_S, looks.run),
                 Task("exits", exit_watch.LOOK_EVERY_S, watch.run),
+                Task("idle", idle_watch.LOOK_EVERY_S, idle.run),
+                Task("retention", snapshot_retention.LOOK_EVERY_S, retention.run),
                 Task("logins", login_sync.LOOK_EVERY_S, LoginSync(logins, sandboxes).run),
                 Task(
                     "pool",
@@ -249,8 +304,17 @@ async def running(
             exits=exits,
             exit_watch=watch,
             runs=runs,
+            snapshots=snapshots,
+            retention=retention,
             deletion=Deletion(
-                database, accounts, agreements, vault, runs, sandboxes=sandboxes, exits=exits
+                database,
+                accounts,
+                agreements,
+                vault,
+                runs,
+                sandboxes=sandboxes,
+                snapshots=snapshots,
+                exits=exits,
             ),
             backend=backend,
             capabilities=capabilities,

@@ -12,7 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, SecretStr, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    SecretStr,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from hutch_runtime.protocol import Provider
@@ -78,6 +85,16 @@ class Settings(BaseSettings):
     # How many sandboxes wait, started, for users who have none; 0: none. auto: by the machine.
     pool_size: Literal["auto"] | NonNegativeInt = "auto"
 
+    # Seconds without use after which a sandbox is frozen, and put away; 0: never.
+    freeze_after_s: NonNegativeFloat = 300
+    hibernate_after_s: NonNegativeFloat = 1800
+    # Where what is put away is kept: a directory; empty: in the data directory.
+    snapshots: str = ""
+    # Days for which it is kept, by tier.
+    snapshot_days_free: PositiveFloat = 7
+    snapshot_days_pro: PositiveFloat = 30
+    snapshot_days_team: PositiveFloat = 90
+
     claude_base_url: str = PROVIDER_BASE_URLS["claude"]
     codex_base_url: str = PROVIDER_BASE_URLS["codex"]
     gemini_base_url: str = PROVIDER_BASE_URLS["gemini"]
@@ -137,6 +154,10 @@ class Settings(BaseSettings):
     def master_keys_file(self) -> Path:
         """What opens every stored credential, made at the first start; mode 0600."""
         return self.data_dir / "master-keys"
+
+    @property
+    def snapshots_dir(self) -> Path:
+        return Path(self.snapshots) if self.snapshots else self.data_dir / "snapshots"
 
     @property
     def logs_dir(self) -> Path:

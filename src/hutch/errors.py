@@ -114,6 +114,24 @@ class SandboxFailed(Unavailable):
     code = "sandbox_failed"
 
 
+class SandboxBusy(Conflict):
+    """It is in use, and cannot be put away."""
+
+    code = "sandbox_busy"
+
+
+class SnapshotFailed(Unavailable):
+    """What is in a sandbox could not be stored; the sandbox lives on."""
+
+    code = "snapshot_failed"
+
+
+class SnapshotStoreUnavailable(Unavailable):
+    """The place where snapshots are kept cannot be read or written now."""
+
+    code = "snapshot_store_unavailable"
+
+
 class ExitUnavailable(Unavailable):
     """No exit is to be had for this user, or theirs does not work. Never circumvented."""
 

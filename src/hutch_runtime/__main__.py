@@ -17,6 +17,7 @@ from hutch_runtime.providers import open_driver
 from hutch_runtime.runs import Runs
 from hutch_runtime.server import Server
 from hutch_runtime.settings import Settings, SettingsError, read_settings
+from hutch_runtime.state import State
 
 SHUTDOWN_S: Final = 1  # for streams that a reader keeps open
 
@@ -40,8 +41,9 @@ def build(settings: Settings) -> uvicorn.Server:
     pool = Pool(drivers, prewarm=settings.prewarm, idle_s=settings.agent_idle_s)
     runs = Runs(pool, settings.versions)
     logins = Logins(settings.setup, pool, settings.home)
+    state = State(settings.home, settings.workspace, pool)
     config = uvicorn.Config(
-        Server(settings, pool, runs, logins).app(),
+        Server(settings, pool, runs, logins, state).app(),
         host=settings.host,
         port=settings.port,
         loop="asyncio",

@@ -32,6 +32,7 @@ RETRY_MAX_S: Final = 60.0
 REASONS_KEPT: Final = 64  # sessions of which we remember why their agent ended
 REASON_MAX_CHARS: Final = 500
 RENEWED: Final = "the CLI was started again with another login"
+RESTED: Final = "the sandbox was put away"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,13 @@ class Pool:
         self._clock = clock
         self._turns = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._prewarming: set[asyncio.Task[Any]] = set()
         self._refill_timer: asyncio.TimerHandle | None = None
         self._closing = False
 
     def start(self) -> None:
         """Begin to start agents ahead of need, and to reap idle ones."""
-        self._spawn(self._prewarm())
+        self._begin_prewarm()
         self._spawn(self._reap())
 
     @property
@@ -150,6 +152,31 @@ class Pool:
             await spare.close()
         await self._let_go(shelf, former)
         self._refill_in(0 if self._turns == 0 else REFILL_AFTER_S)
+
+    async def rest(self) -> None:
+        """End every agent that is not in a turn, so that what it held is in its files. The next
+        turn, or ``refill``, starts what it needs.
+        """
+        if self._refill_timer is not None:
+            self._refill_timer.cancel()
+        starting = [shelf.starting for shelf in self._shelves.values() if shelf.starting]
+        for task in (*self._prewarming, *starting):
+            task.cancel()
+        await asyncio.gather(*self._prewarming, *starting, return_exceptions=True)
+        await asyncio.gather(*(self._rest(shelf) for shelf in self._shelves.values()))
+
+    def refill(self) -> None:
+        """Start agents ahead again, in a moment; a turn that begins before goes first."""
+        self._refill_in(REFILL_AFTER_S)
+
+    async def _rest(self, shelf: _Shelf) -> None:
+        spare, shelf.spare = shelf.spare, None
+        if spare is not None:
+            await spare.close()
+        for slot in [slot for slot in shelf.slots.values() if not slot.busy]:
+            await self._retire(shelf, slot, RESTED)
+        if not shelf.slots:
+            await shelf.driver.rest()
 
     async def pause(self, provider: Provider, *, busy_s: float, idle_s: float) -> None:
         """Sleep ``busy_s`` while an agent of this provider is in a turn; else ``idle_s``, but not
@@ -316,7 +343,12 @@ class Pool:
 
     def _refill(self) -> None:
         if self._turns == 0 and not self._closing:  # else the end of the last turn asks again
-            self._spawn(self._prewarm())
+            self._begin_prewarm()
+
+    def _begin_prewarm(self) -> None:
+        task = self._spawn(self._prewarm())
+        self._prewarming.add(task)
+        task.add_done_callback(self._prewarming.discard)
 
     async def _reap(self) -> None:
         while True:

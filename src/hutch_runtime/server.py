@@ -30,6 +30,7 @@ from hutch_runtime.protocol import (
 )
 from hutch_runtime.runs import Refused, Request, Run, Runs
 from hutch_runtime.settings import Settings
+from hutch_runtime.state import State, StateFailed
 
 HEARTBEAT_S: Final = 15.0
 # JSON can write one byte of a prompt as six ("\u0000"); the other fields are small.
@@ -53,8 +54,11 @@ _STATUS: Final[dict[ErrorCode, int]] = {
 
 
 class Server:
-    def __init__(self, settings: Settings, pool: Pool, runs: Runs, logins: Logins) -> None:
+    def __init__(
+        self, settings: Settings, pool: Pool, runs: Runs, logins: Logins, state: State
+    ) -> None:
         self._settings = settings
+        self._state = state
         self._pool = pool
         self._runs = runs
         self._logins = logins
@@ -69,6 +73,8 @@ class Server:
                 Route(f"/{provider}", _guarded(self._prompt(provider)), methods=["POST"])
                 for provider in PROVIDERS
             ),
+            Route("/state", _guarded(self._pack), methods=["GET"]),
+            Route("/state", _guarded(self._unpack), methods=["PUT"]),
             *(
                 Route(path, _guarded(endpoint), methods=[method])
                 for path, method, endpoint in LoginRoutes(self._logins).all()
@@ -105,6 +111,23 @@ class Server:
     async def _cancel(self, http: HttpRequest) -> Response:
         run = self._runs.cancel(http.path_params["run_id"])
         return JSONResponse({"run_id": run.request.run_id, "finished": run.journal.finished})
+
+    async def _pack(self, _http: HttpRequest) -> Response:
+        """A tar of home and workspace. The connection breaks off if it is not whole."""
+        self._check_at_rest()
+        return StreamingResponse(self._state.pack(), media_type="application/x-tar")
+
+    async def _unpack(self, http: HttpRequest) -> Response:
+        self._check_at_rest()
+        try:
+            await self._state.unpack(http.stream())
+        except StateFailed as failed:
+            raise Refused("runtime_error", f"The state could not be unpacked: {failed}") from None
+        return JSONResponse({})
+
+    def _check_at_rest(self) -> None:
+        if self._runs.active:
+            raise Refused("session_busy", "A run is in progress.", "Wait for its end.")
 
     async def _list(self, _http: HttpRequest) -> Response:
         return JSONResponse({"runs": self._runs.report()})

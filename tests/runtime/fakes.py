@@ -64,6 +64,7 @@ class EchoDriver:
         self.shares_process = shares_process
         self.made: list[EchoAgent] = []
         self.closed = False
+        self.rests = 0
 
     async def spare(self) -> EchoAgent:
         return self._make(f"session-{len(self.made)}", None)
@@ -72,6 +73,9 @@ class EchoDriver:
         if not any(agent.session == session for agent in self.made):
             raise SessionNotFound(session)
         return self._make(session, "resumed")
+
+    async def rest(self) -> None:
+        self.rests += 1
 
     async def close(self) -> None:
         self.closed = True

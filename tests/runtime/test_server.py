@@ -20,6 +20,7 @@ from hutch_runtime.protocol import PROMPT_MAX_BYTES
 from hutch_runtime.runs import Runs
 from hutch_runtime.server import BODY_MAX_BYTES, Server
 from hutch_runtime.settings import Settings, read_settings
+from hutch_runtime.state import State
 from tests.runtime.fakes import EchoDriver
 
 KEY = "the-runtime-key"
@@ -55,7 +56,8 @@ async def runs(driver: EchoDriver, tmp_path: Path) -> AsyncIterator[Runs]:
 async def http(runs: Runs, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
     settings = _settings(tmp_path)
     logins = Logins(settings.setup, runs._pool, settings.home)
-    app = Server(settings, runs._pool, runs, logins).app()
+    state = State(settings.home, settings.workspace, runs._pool)
+    app = Server(settings, runs._pool, runs, logins, state).app()
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app),
         base_url="http://runtime",

@@ -3,7 +3,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from hutch.api.caller import CallerDep, HutchDep
-from hutch.api.shapes import ContainerAgent, ContainerAnswer, ContainerStats
+from hutch.api.shapes import ContainerAgent, ContainerAnswer, ContainerSnapshot, ContainerStats
 from hutch.app import Hutch
 from hutch.errors import BackendError
 from hutch.sandboxes.models import Sandbox
@@ -18,6 +18,15 @@ async def answer(hutch: Hutch, sandbox: Sandbox) -> ContainerAnswer:
         stats = None
     shape = ContainerAnswer.model_validate(sandbox)
     shape.stats = ContainerStats.model_validate(stats) if stats else None
+    if sandbox.observed == "hibernated" and sandbox.user_id is not None:
+        snapshot = await hutch.snapshots.latest(sandbox.user_id)
+        if snapshot is not None:
+            shape.snapshot = ContainerSnapshot(
+                bytes=snapshot.size,
+                stored_bytes=snapshot.stored,
+                created_at=snapshot.created_at,
+                kept_until=await hutch.retention.kept_until(snapshot),
+            )
     return shape
 
 
@@ -32,7 +41,23 @@ async def get_container(hutch: HutchDep, caller: CallerDep) -> ContainerAnswer:
     return shape
 
 
+@router.put("")
+async def put_container(hutch: HutchDep, caller: CallerDep) -> ContainerAnswer:
+    """The user's container, made or woken if need be; answers once it is ready."""
+    return await answer(hutch, await hutch.sandboxes.ensure(caller.user_id))
+
+
+@router.post("/hibernate")
+async def hibernate_container(hutch: HutchDep, caller: CallerDep) -> ContainerAnswer:
+    """Store what is in it and end it now, rather than when it has been idle for long. The next run
+    finds everything as it was.
+    """
+    return await answer(hutch, await hutch.sandboxes.hibernate(caller.user_id))
+
+
 @router.delete("")
 async def delete_container(hutch: HutchDep, caller: CallerDep) -> ContainerAnswer:
-    """End the container with everything in it. Runs end as `sandbox_lost`, sessions are lost."""
+    """End the container with everything in it, and delete what is stored of it. Runs end as
+    `sandbox_lost`, sessions are lost.
+    """
     return ContainerAnswer.model_validate(await hutch.sandboxes.destroy(caller.user_id))

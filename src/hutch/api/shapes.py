@@ -147,11 +147,22 @@ class ContainerAgent(Shape):
     state: str = Field(description="spare (started ahead), starting, idle, busy, failed, ended")
 
 
+class ContainerSnapshot(Shape):
+    """What is stored of a hibernated container: its home directory and its workspace."""
+
+    bytes: int
+    stored_bytes: int = Field(description="Compressed and encrypted.")
+    created_at: Time
+    kept_until: Time = Field(description="Deleted then, if no run has woken it before.")
+
+
 class ContainerAnswer(Shape):
     id: str
     user_id: str | None = Field(description="null: of the warm pool, nobody's yet.")
     incarnation: str
-    observed: str = Field(description="provisioning, warm, running, failed or destroyed.")
+    observed: str = Field(
+        description="provisioning, warm, running, frozen, hibernated, failed or destroyed."
+    )
     desired: str
     reason: str
     isolation: str | None
@@ -160,6 +171,7 @@ class ContainerAnswer(Shape):
     created_at: Time
     changed_at: Time
     stats: ContainerStats | None = None
+    snapshot: ContainerSnapshot | None = Field(None, description="Only of a hibernated one.")
     agents: list[ContainerAgent] = Field([], description="Only for one's own container.")
 
 

@@ -123,6 +123,10 @@ class Backend(Protocol):
 
     async def unfreeze(self, handle: str) -> None: ...
 
+    async def reclaim(self, handle: str) -> int:
+        """Push the memory of a frozen sandbox out to swap, where the host can. Returns bytes."""
+        ...
+
     async def destroy(self, handle: str) -> None:
         """Kill and remove; succeeds when it is gone already."""
         ...

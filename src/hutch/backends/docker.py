@@ -36,6 +36,7 @@ from hutch.backends.docker_spec import (
     network_name,
 )
 from hutch.backends.gvisor_strays import kill_strays
+from hutch.backends.reclaim import reclaim
 from hutch.config import Settings
 from hutch.errors import BackendError, HutchError, ImageMissing
 
@@ -153,6 +154,11 @@ class DockerBackend:
         if (await self._there(handle)).state != "running":
             async with _call("unfreeze a sandbox"):
                 await self._container(handle).unpause()
+
+    async def reclaim(self, handle: str) -> int:
+        async with _call("inspect a sandbox"):
+            pid = docker_read.pid(await self._container(handle).show())
+        return await asyncio.to_thread(reclaim, pid) if pid else 0
 
     async def destroy(self, handle: str) -> None:
         observed = await self.inspect(handle)

@@ -58,6 +58,11 @@ def inspected(data: Mapping[str, Any], instance: str) -> Observed | None:
     )
 
 
+def pid(data: Mapping[str, Any]) -> int | None:
+    """Of the first process, from ``GET /containers/{id}/json``; None if there is none."""
+    return data["State"].get("Pid") or None
+
+
 def listed(data: Mapping[str, Any]) -> Observed:
     """From one item of ``GET /containers/json``, which has no exit code: inspect tells it."""
     return _observed(data["Id"], data["Labels"], data["State"], data["NetworkSettings"])

@@ -76,6 +76,10 @@ class FakeBackend:
     async def unfreeze(self, handle: str) -> None:
         self._change(handle, "frozen", "running", "unfrozen")
 
+    async def reclaim(self, handle: str) -> int:
+        self._get(handle)
+        return 0
+
     async def destroy(self, handle: str) -> None:
         made = self._made.pop(handle, None)
         if made is not None:

@@ -21,6 +21,7 @@ from hutch.errors import NotFound, Unavailable
 from hutch.exits.service import Exits
 from hutch.runs.service import Runs
 from hutch.sandboxes.service import Sandboxes
+from hutch.snapshots.service import Snapshots
 from hutch.store.database import Database
 from hutch.vault.service import Vault
 
@@ -48,6 +49,7 @@ class Deletion:
         runs: Runs,
         *,
         sandboxes: Sandboxes,
+        snapshots: Snapshots,
         exits: Exits,
     ) -> None:
         self._database = database
@@ -56,6 +58,7 @@ class Deletion:
         self._vault = vault
         self._runs = runs
         self._sandboxes = sandboxes
+        self._snapshots = snapshots
         self._exits = exits
 
     async def delete(self, user_id: str) -> Deleted:
@@ -77,6 +80,7 @@ class Deletion:
                 "The user's key is destroyed, but their container does not end.",
                 hint="`hutch doctor` looks for the cause; then delete the user once more.",
             ) from None
+        await self._snapshots.discard(user.id)
         await self._exits.release(user.id)
         await self._accounts.delete_user(user.id)
         self._agreements.forget(user.id)

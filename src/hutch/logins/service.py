@@ -91,9 +91,13 @@ class Logins:
         """The reconciler's word that the row is now this; may be said twice."""
         if sandbox.observed == "running" and sandbox.desired == "running":
             self._attach(sandbox)
-        elif not sandbox.live and (attached := self._attached.pop(sandbox.incarnation, None)):
+        elif sandbox.observed != "running" and (
+            attached := self._attached.pop(sandbox.incarnation, None)
+        ):
             for task in attached.tasks.values():
                 task.cancel()
+            if sandbox.live:  # frozen
+                return
             for follower in attached.followers.values():
                 farewell = asyncio.create_task(follower.ended())
                 self._farewells.add(farewell)
@@ -274,9 +278,9 @@ class Logins:
     async def _running(self, user_id: str, provider: Provider) -> Sandbox:
         check_provider(provider)
         sandbox = await self._sandboxes().of(user_id)
-        if sandbox.observed != "running":
+        if sandbox.observed not in {"running", "frozen"}:
             raise NotFound("No sign-in is under way.", hint=_start(provider))
-        return sandbox
+        return await self._sandboxes().ensure(user_id)
 
     async def _asking(self, asked: Awaitable[_T]) -> _T:
         try:

@@ -108,6 +108,16 @@ class RunRows:
         )
         return [_session(row) for row in await self._database.all(query)]
 
+    async def move_sessions(self, before: str, after: str, as_of: float) -> None:
+        """Sessions of an incarnation go on in another one, which has its files as of then; those
+        that went on since are not whole there.
+        """
+        await self._database.write(
+            update(sessions)
+            .where(sessions.c.incarnation == before, sessions.c.last_used_at <= as_of)
+            .values(incarnation=after)
+        )
+
     async def delete_session(self, session_id: str) -> None:
         """And, by cascade, its runs and their events."""
         await self._database.write(delete(sessions).where(sessions.c.id == session_id))

@@ -285,7 +285,8 @@ class Runs:
         run = dispatch.run
         try:
             places = self._places.setdefault(run.user_id, asyncio.Semaphore(RUNS_AT_ONCE))
-            await dispatch.execute(after=before, places=places)
+            with self._sandboxes.hold(run.user_id):
+                await dispatch.execute(after=before, places=places)
         except Exception:  # noqa: BLE001  whatever it was, the run is not lost; it is logged
             # The run stays unfinished in the database, and the next start takes it up.
             _log.exception("run.abandoned", run=run.id)

@@ -23,6 +23,7 @@ class Sandbox:
     handle: str | None = None
     address: str | None = None
     port: int | None = None
+    snapshot_id: str | None = None  # what it has to be given before it is ready
     cli_versions: dict[str, str] = field(default_factory=dict)
 
     @property

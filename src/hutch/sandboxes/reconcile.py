@@ -14,7 +14,7 @@ import structlog
 
 from hutch.backends.base import Backend, Observed, Resources, SandboxSpec
 from hutch.clock import Clock
-from hutch.errors import BackendError
+from hutch.errors import BackendError, HutchError, SandboxFailed
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
@@ -37,6 +37,16 @@ class Egress(Protocol):
     async def dismiss(self, sandbox: Sandbox) -> None: ...
 
 
+class Keeper(Protocol):
+    """Keeps what is in a sandbox while it has no container. Each raises ``HutchError``."""
+
+    async def save(self, sandbox: Sandbox) -> None: ...
+
+    async def restore(self, sandbox: Sandbox) -> None:
+        """Into the sandbox that starts with it; may be repeated."""
+        ...
+
+
 class Reconciler:
     def __init__(
         self,
@@ -50,10 +60,11 @@ class Reconciler:
         resources: Resources,
         environment: Callable[[Sandbox], Mapping[str, str]],
         changed: Callable[[Sandbox], None],
-        before_end: Callable[[Sandbox], Awaitable[None]],
+        before_rest: Callable[[Sandbox], Awaitable[None]],
+        keeper: Keeper,
     ) -> None:
-        """``before_end`` saves what would be lost with a sandbox that still answers; it is bounded
-        in time and never raises.
+        """``before_rest`` stores what would be lost with, or is out of reach in, a sandbox that
+        still answers; it is bounded in time and never raises.
         """
         self._rows = rows
         self._backend = backend
@@ -64,7 +75,8 @@ class Reconciler:
         self._resources = resources
         self._environment = environment
         self._changed = changed
-        self._before_end = before_end
+        self._before_rest = before_rest
+        self._keeper = keeper
 
     async def step(self, sandbox_id: str) -> None:
         sandbox = await self._rows.get(sandbox_id)
@@ -75,7 +87,7 @@ class Reconciler:
         elif sandbox.observed == "provisioning":
             await self._provision(sandbox)
         else:
-            await self._verify(sandbox)
+            await self._settle(sandbox)
 
     async def _provision(self, sandbox: Sandbox) -> None:
         spec = SandboxSpec(
@@ -87,7 +99,8 @@ class Reconciler:
             resources=self._resources,
         )
         try:
-            observed = await self._backend.create(spec)
+            # Nothing is made for one that was warm before.
+            observed = await self._find(sandbox) or await self._backend.create(spec)
             await self._rows.note(sandbox.id, handle=observed.handle)
             if observed.state == "created":
                 observed = await self._backend.start(observed.handle)
@@ -103,14 +116,26 @@ class Reconciler:
             health = await self._until_it_answers(sandbox, observed)
             if sandbox.user_id is None:
                 _check_agents(health)
-        except BackendError as error:
+            if sandbox.snapshot_id is not None:
+                await self._keeper.restore(sandbox)
+        except (BackendError, SandboxFailed) as error:
             _log.warning("sandbox.failed", sandbox=sandbox.id, reason=error.message)
             await self._end(await self._read(sandbox), failed=error.message)
             return
         versions = _versions(health)
         ready: State = "warm" if sandbox.user_id is None else "running"
-        await self._rows.observe(sandbox.id, ready, at=self._clock.now(), cli_versions=versions)
+        now = self._clock.now()
+        await self._rows.observe(sandbox.id, ready, at=now, cli_versions=versions, snapshot_id=None)
+        if sandbox.user_id is not None and sandbox.snapshot_id is not None:
+            await self._rows.end_hibernated(sandbox.user_id, at=now, reason="")
         self._changed(await self._read(sandbox))
+
+    async def _find(self, sandbox: Sandbox) -> Observed | None:
+        """The container that an earlier step has made. Raises ``BackendError`` if it has ended."""
+        observed = await self._backend.inspect(sandbox.handle) if sandbox.handle else None
+        if observed is not None and observed.state == "exited":
+            raise BackendError(_obituary(observed))
+        return observed
 
     async def _until_it_answers(self, sandbox: Sandbox, observed: Observed) -> dict[str, Any]:
         """The runtime's health. A user's agents may still be starting, and a prompt waits for its
@@ -139,16 +164,62 @@ class Reconciler:
                 f"The runtime did not answer within {RUNTIME_ANSWERS_S} seconds."
             ) from None
 
-    async def _verify(self, sandbox: Sandbox) -> None:
+    async def _settle(self, sandbox: Sandbox) -> None:
+        """One that is up: see that it is, and let it run, freeze it or put it away."""
         observed = await self._backend.inspect(sandbox.handle) if sandbox.handle else None
         if observed is None or observed.state in {"exited", "created"}:
             await self._end(sandbox, failed=_obituary(observed))
-        else:
-            self._changed(sandbox)
+            return
+        match sandbox.desired:
+            case "hibernated":
+                await self._hibernate(sandbox, observed)
+            case "frozen":
+                await self._freeze(sandbox, observed)
+            case _:
+                await self._unfreeze(sandbox, observed)
+                self._changed(await self._read(sandbox))
+
+    async def _freeze(self, sandbox: Sandbox, observed: Observed) -> None:
+        if observed.state != "frozen":
+            await self._before_rest(sandbox)
+            if (await self._read(sandbox)).desired != "frozen":
+                return  # whoever changed it has woken us
+            await self._backend.freeze(observed.handle)
+        if sandbox.observed != "frozen":
+            await self._rows.observe(sandbox.id, "frozen", at=self._clock.now())
+        self._changed(await self._read(sandbox))
+
+    async def _unfreeze(self, sandbox: Sandbox, observed: Observed) -> None:
+        if observed.state == "frozen":
+            await self._backend.unfreeze(observed.handle)
+        if sandbox.observed == "frozen":
+            await self._rows.observe(sandbox.id, "running", at=self._clock.now())
+
+    async def _hibernate(self, sandbox: Sandbox, observed: Observed) -> None:
+        """Its container goes once its snapshot is safe, and only if nobody wants it to run by
+        then. If it cannot be saved it goes on, frozen, with the reason.
+        """
+        if observed.state == "frozen":
+            await self._backend.unfreeze(observed.handle)
+        await self._before_rest(sandbox)
+        try:
+            await self._keeper.save(sandbox)
+        except HutchError as error:
+            _log.warning("sandbox.not_hibernated", sandbox=sandbox.id, reason=error.message)
+            await self._rows.keep_frozen(sandbox.id, reason=error.message[:_REASON_MAX])
+            await self.step(sandbox.id)
+            return
+        if not await self._rows.hibernated(sandbox.id, at=self._clock.now()):
+            await self.step(sandbox.id)
+            return
+        # From here on the user may have another container.
+        await self._egress.dismiss(sandbox)
+        await self._backend.destroy(observed.handle)
+        self._changed(await self._read(sandbox))
 
     async def _end(self, sandbox: Sandbox, *, failed: str) -> None:
         if sandbox.observed == "running" and not failed:
-            await self._before_end(sandbox)
+            await self._before_rest(sandbox)
         await self._egress.dismiss(sandbox)
         if sandbox.handle is not None:
             await self._backend.destroy(sandbox.handle)

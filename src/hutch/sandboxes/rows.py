@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, ScalarSelect, case, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hutch.sandboxes.models import Sandbox
-from hutch.sandboxes.states import OVER, TRANSITIONS, Desired, State
+from hutch.sandboxes.states import OVER, RESTING, TRANSITIONS, Desired, Rest, State
 from hutch.store.database import Database
 from hutch.store.tables import sandboxes as table
+from hutch.store.tables import snapshots
 
 
 class SandboxRows:
@@ -31,7 +32,9 @@ class SandboxRows:
         return [_sandbox(row) for row in await self._database.all(query)]
 
     async def add(self, sandbox: Sandbox) -> bool:
-        """False if the user has a live one already: another request was first."""
+        """With the user's snapshot, if there is one. False if they have a live one already:
+        another request was first.
+        """
         try:
             await self._database.write(
                 insert(table).values(
@@ -45,6 +48,7 @@ class SandboxRows:
                     cli_versions=sandbox.cli_versions,
                     created_at=sandbox.created_at,
                     changed_at=sandbox.changed_at,
+                    snapshot_id=_latest_snapshot(sandbox.user_id) if sandbox.user_id else None,
                 )
             )
         except IntegrityError:
@@ -53,7 +57,8 @@ class SandboxRows:
 
     async def claim(self, user_id: str, *, at: float) -> Sandbox | None:
         """Give the user the warm one that has been ready longest, in one conditional update. None
-        if there is none, or if the user has a sandbox already or is gone.
+        if there is none, or if the user has a sandbox already or is gone. It is running, or, if
+        there is a snapshot of the user's, provisioning.
         """
         ready = (
             select(table.c.id)
@@ -67,7 +72,13 @@ class SandboxRows:
                 table.c.observed == "warm",
                 table.c.desired == "warm",
             )
-            values = {"user_id": user_id, "observed": "running", "desired": "running"}
+            snapshot_id = _latest_snapshot(user_id)
+            values = {
+                "user_id": user_id,
+                "desired": "running",
+                "snapshot_id": snapshot_id,
+                "observed": case((snapshot_id.is_(None), "running"), else_="provisioning"),
+            }
             try:
                 won = await self._database.write(claim.values(**values, changed_at=at))
             except IntegrityError:
@@ -95,6 +106,72 @@ class SandboxRows:
             )
         )
 
+    async def rest(self, sandbox_id: str, how: Rest) -> bool:
+        """Want one that runs, or is frozen, to rest; false if it does neither any more."""
+        changed = await self._database.write(
+            update(table)
+            .where(
+                table.c.id == sandbox_id,
+                table.c.observed.in_(("running", "frozen")),
+                table.c.desired.in_(("running", "frozen", "hibernated")),
+            )
+            .values(desired=how)
+        )
+        return bool(changed)
+
+    async def rouse(self, sandbox_id: str) -> None:
+        """Want one that rests, or is about to, to run."""
+        await self._database.write(
+            update(table)
+            .where(
+                table.c.id == sandbox_id,
+                table.c.observed.not_in(OVER),
+                table.c.desired.in_(RESTING),
+            )
+            .values(desired="running")
+        )
+
+    async def hibernated(self, sandbox_id: str, *, at: float) -> bool:
+        """It may go, its snapshot being there; false if somebody wants it to run meanwhile."""
+        changed = await self._database.write(
+            update(table)
+            .where(
+                table.c.id == sandbox_id,
+                table.c.desired == "hibernated",
+                table.c.observed.in_(("running", "frozen")),
+            )
+            .values(observed="hibernated", changed_at=at, reason="")
+        )
+        return bool(changed)
+
+    async def keep_frozen(self, sandbox_id: str, *, reason: str) -> None:
+        """It could not be hibernated, which nobody has taken back yet."""
+        await self._database.write(
+            update(table)
+            .where(table.c.id == sandbox_id, table.c.desired == "hibernated")
+            .values(desired="frozen", reason=reason)
+        )
+
+    async def hibernated_of(self, user_id: str) -> Sandbox | None:
+        """The user's last, if that is how it ended."""
+        query = select(table).where(table.c.user_id == user_id, table.c.observed == "hibernated")
+        row = await self._database.first(query.order_by(table.c.changed_at.desc()).limit(1))
+        return _sandbox(row) if row else None
+
+    async def end_hibernated(self, user_id: str, *, at: float, reason: str) -> None:
+        """What was stored of them is in another container now, or is gone."""
+        await self._database.write(
+            update(table)
+            .where(table.c.user_id == user_id, table.c.observed == "hibernated")
+            .values(observed="destroyed", desired="destroyed", changed_at=at, reason=reason)
+        )
+
+    async def last_words(self, user_id: str) -> str:
+        """Why the user's last one ended, "" if there is nothing to say."""
+        query = select(table.c.reason).where(table.c.user_id == user_id)
+        row = await self._database.first(query.order_by(table.c.changed_at.desc()).limit(1))
+        return row.reason if row else ""
+
     async def want(self, sandbox_id: str, desired: Desired) -> None:
         await self._database.write(
             update(table).where(table.c.id == sandbox_id).values(desired=desired)
@@ -113,6 +190,11 @@ class SandboxRows:
     async def note(self, sandbox_id: str, **values: object) -> None:
         """Checkpoint a side effect (a handle, an address) before the next one."""
         await self._database.write(update(table).where(table.c.id == sandbox_id).values(**values))
+
+
+def _latest_snapshot(user_id: str) -> ScalarSelect[str]:
+    query = select(snapshots.c.id).where(snapshots.c.user_id == user_id)
+    return query.order_by(snapshots.c.created_at.desc()).limit(1).scalar_subquery()
 
 
 def _sandbox(row: Row[Any]) -> Sandbox:

@@ -19,6 +19,8 @@ from hutch_runtime.protocol import EVENT_MAX_BYTES, KIB, Provider
 _CONNECT_S: Final = 5
 _ANSWER_S: Final = 10  # for calls that answer at once
 _SILENCE_S: Final = 60  # the runtime sends a heartbeat every 15 s
+# A hundred megabytes take a second or two; a busy host is slower.
+_STATE: Final = aiohttp.ClientTimeout(total=120, connect=_CONNECT_S, sock_read=30)
 _BODY_MAX: Final = 256 * KIB
 
 
@@ -101,6 +103,17 @@ class RuntimeClient:
         timeout = aiohttp.ClientTimeout(total=within_s, connect=_CONNECT_S)
         async with self._request(sandbox, method, path, timeout=timeout, json=body) as response:
             return _json(await _read(response))
+
+    @asynccontextmanager
+    async def pack(self, sandbox: Sandbox) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Home and workspace as a tar stream; breaks off if it is not whole."""
+        async with self._request(sandbox, "GET", "/state", timeout=_STATE) as response:
+            yield response.content.iter_any()
+
+    async def unpack(self, sandbox: Sandbox, pieces: AsyncIterator[bytes]) -> None:
+        """Raises ``RuntimeUnreachable`` also for whatever ``pieces`` raises."""
+        async with self._request(sandbox, "PUT", "/state", timeout=_STATE, data=pieces) as response:
+            await _read(response)
 
     @asynccontextmanager
     async def _stream(

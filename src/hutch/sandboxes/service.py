@@ -6,17 +6,19 @@ Asking writes ``desired`` and wakes the reconciler; only the reconciler touches 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from hutch.backends.base import Backend, Stats
 from hutch.clock import Clock
-from hutch.errors import NotFound, SandboxFailed, Unavailable
+from hutch.errors import NotFound, SandboxBusy, SandboxFailed, SnapshotFailed, Unavailable
 from hutch.ids import new_id
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.reconcile import Egress
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
+from hutch.sandboxes.states import RESTING, Rest
 from hutch_runtime.protocol import PROVIDERS, Provider
 
 # A cold container under gVisor takes two to four seconds, more when twenty start at once.
@@ -36,7 +38,9 @@ class Sandboxes:
         image: str,
         wake: Callable[[str], None],
         egress: Egress,
+        discard: Callable[[str], Awaitable[object]],
     ) -> None:
+        """``discard`` deletes what is stored of a user's sandboxes."""
         self._rows = rows
         self._backend = backend
         self._runtime = runtime
@@ -44,21 +48,29 @@ class Sandboxes:
         self._image = image
         self._wake = wake
         self._egress = egress
+        self._discard = discard
+        self._began_at = clock.now()
         self._running: dict[str, Sandbox] = {}  # by user: what a prompt needs, without a query
         self._changed: dict[str, asyncio.Event] = {}
         self._claims: dict[str, asyncio.Task[Sandbox | None]] = {}  # by user, under way
+        self._holds: dict[str, int] = {}  # by user
+        self._used: dict[str, float] = {}  # by user: when somebody last asked for it, or let go
+        self._resting: dict[str, asyncio.Event] = {}  # by user: being written down
         self._waiting = 0
         self._asked_at = 0.0  # when somebody last waited for one; 0: never
 
     async def ensure(self, user_id: str) -> Sandbox:
-        """The user's running sandbox, made if there is none. Raises ``SandboxFailed``."""
+        """The user's running sandbox, woken or made if need be. Whoever uses it for longer than
+        this moment ``hold``s it. Raises ``SandboxFailed``.
+        """
+        self._used[user_id] = self._clock.now()
         ready = self._running.get(user_id)
         if ready is not None:
             return ready
         self._waiting += 1
         try:
             async with asyncio.timeout(READY_WITHIN_S):
-                return await self._claimed(user_id) or await self._make(user_id)
+                return await self._claimed(user_id) or await self._woken_or_made(user_id)
         except TimeoutError:
             raise SandboxFailed(
                 f"The sandbox was not ready within {READY_WITHIN_S} seconds.",
@@ -67,6 +79,67 @@ class Sandboxes:
         finally:
             self._waiting -= 1
             self._asked_at = self._clock.now()
+
+    @contextlib.contextmanager
+    def hold(self, user_id: str) -> Iterator[None]:
+        """While it lasts, the user's sandbox is not idle: it is neither frozen nor hibernated."""
+        self._holds[user_id] = self._holds.get(user_id, 0) + 1
+        try:
+            yield
+        finally:
+            self._used[user_id] = self._clock.now()
+            self._holds[user_id] -= 1
+            if not self._holds[user_id]:
+                del self._holds[user_id]
+
+    def idle_since(self, sandbox: Sandbox) -> float | None:
+        """Unix time; None while somebody holds it. After a restart everybody begins anew."""
+        if self._holds.get(sandbox.owner):
+            return None
+        return max(self._used.get(sandbox.owner, self._began_at), sandbox.created_at)
+
+    async def rest(self, sandbox: Sandbox, how: Rest) -> bool:
+        """Have it frozen or hibernated; false if it is in use, or neither runs nor is frozen."""
+        user_id = sandbox.owner
+        if self._holds.get(user_id) or user_id in self._claims or user_id in self._resting:
+            return False
+        self._running.pop(user_id, None)  # who wants it now has to rouse it
+        done = self._resting[user_id] = asyncio.Event()
+        try:
+            wanted = await self._rows.rest(sandbox.id, how)
+        finally:
+            del self._resting[user_id]
+            done.set()
+        self._wake(sandbox.id)
+        return wanted
+
+    async def hibernate(self, user_id: str) -> Sandbox:
+        """Put the user's sandbox away; returns once its container is gone. Raises ``NotFound``,
+        ``SandboxBusy``, ``SnapshotFailed``.
+        """
+        sandbox = await self.of(user_id)
+        if sandbox.observed == "hibernated":
+            return sandbox
+        if sandbox.observed == "provisioning" or not await self.rest(sandbox, "hibernated"):
+            raise SandboxBusy(
+                "The container is in use.", hint="Wait for its runs to end, or cancel them."
+            )
+        try:
+            async with asyncio.timeout(READY_WITHIN_S):
+                return await self._put_away(sandbox)
+        except TimeoutError:
+            raise Unavailable(
+                "The container is still being put away.", hint="GET /v1/container tells of its end."
+            ) from None
+
+    async def _put_away(self, sandbox: Sandbox) -> Sandbox:
+        while sandbox.live:
+            sandbox = await self._next(sandbox)
+            if sandbox.live and sandbox.desired != "hibernated":
+                if sandbox.desired == "frozen" and sandbox.reason:
+                    raise SnapshotFailed(f"It could not be put away. {sandbox.reason}")
+                raise SandboxBusy("Somebody has begun to use the container meanwhile.")
+        return sandbox
 
     async def close(self) -> None:
         """Give up claims under way; their rows decide what the next start finds."""
@@ -97,6 +170,8 @@ class Sandboxes:
         try:
             while sandbox := await self._rows.claim(user_id, at=self._clock.now()):
                 if await self._answers(sandbox):
+                    if sandbox.snapshot_id is not None:
+                        return None  # the reconciler puts that into it first
                     async with asyncio.timeout(READY_WITHIN_S):
                         await self._let_out(sandbox)
                     row = await self._rows.get(sandbox.id)
@@ -126,55 +201,88 @@ class Sandboxes:
             except Unavailable:  # the gateway is being restarted
                 await asyncio.sleep(_ADMIT_RETRY_S)
 
-    async def _make(self, user_id: str) -> Sandbox:
-        sandbox = await self._rows.live_of(user_id)
-        while sandbox is None:
-            now = self._clock.now()
-            fresh = Sandbox(
-                id=new_id("sbx"),
-                user_id=user_id,
-                incarnation=new_id("inc"),
-                desired="running",
-                observed="provisioning",
-                reason="",
-                image=self._image,
-                created_at=now,
-                changed_at=now,
-            )
-            sandbox = fresh if await self._rows.add(fresh) else await self._rows.live_of(user_id)
-        if sandbox.desired == "destroyed":
-            await self._until_over(sandbox)
-            return await self._make(user_id)
-        while sandbox.observed == "provisioning":
-            sandbox = await self._next(sandbox)
-        if sandbox.observed != "running":
-            raise SandboxFailed(
-                f"The sandbox could not be made: {sandbox.reason or 'it was destroyed meanwhile'}",
-                hint="Try again; `hutch doctor` on the server looks for the cause.",
-            )
-        return sandbox
+    async def _woken_or_made(self, user_id: str) -> Sandbox:
+        while True:
+            while resting := self._resting.get(user_id):
+                await resting.wait()
+            sandbox = await self._rows.live_of(user_id) or await self._make(user_id)
+            if sandbox is None:  # another request was first
+                continue
+            if sandbox.desired == "destroyed":
+                await self._until_over(sandbox)
+                continue
+            ready = await self._until_running(sandbox)
+            if ready.observed == "running":
+                return ready
+            if ready.observed == "failed":
+                raise SandboxFailed(
+                    f"The sandbox could not be made: {ready.reason}",
+                    hint="Try again; `hutch doctor` on the server looks for the cause.",
+                )
+
+    async def _make(self, user_id: str) -> Sandbox | None:
+        now = self._clock.now()
+        fresh = Sandbox(
+            id=new_id("sbx"),
+            user_id=user_id,
+            incarnation=new_id("inc"),
+            desired="running",
+            observed="provisioning",
+            reason="",
+            image=self._image,
+            created_at=now,
+            changed_at=now,
+        )
+        return fresh if await self._rows.add(fresh) else None
+
+    async def _until_running(self, sandbox: Sandbox) -> Sandbox:
+        """Until it is given to its user, or is over."""
+        while True:
+            changed = self._changed.setdefault(sandbox.id, asyncio.Event())
+            ready = self._running.get(sandbox.owner)
+            if ready is not None and ready.id == sandbox.id:
+                return ready
+            row = await self._rows.get(sandbox.id)
+            if row is None:
+                raise _gone()
+            if not row.live:
+                return row
+            if row.desired in RESTING:
+                await self._rows.rouse(row.id)
+            self._wake(row.id)
+            await changed.wait()
 
     async def destroy(self, user_id: str) -> Sandbox:
-        """End the user's sandbox and all in it; returns once it is gone. Raises ``NotFound``."""
+        """End the user's sandbox and all in it, also what is stored of it; returns once it is gone.
+        Raises ``NotFound``.
+        """
         if user_id in self._claims:
             await asyncio.wait({self._claims[user_id]})
         sandbox = await self.of(user_id)
         self._running.pop(user_id, None)
-        await self._rows.want(sandbox.id, "destroyed")
-        return await self._until_over(sandbox)
+        if sandbox.live:
+            await self._rows.want(sandbox.id, "destroyed")
+            sandbox = await self._until_over(sandbox)
+        await self._discard(user_id)
+        await self._rows.end_hibernated(user_id, at=self._clock.now(), reason="")
+        return await self._rows.get(sandbox.id) or sandbox
 
     async def of(self, user_id: str) -> Sandbox:
-        """The user's live sandbox. Raises ``NotFound``."""
-        sandbox = await self._rows.live_of(user_id)
+        """The user's live sandbox, or their hibernated one. Raises ``NotFound``."""
+        sandbox = await self._rows.live_of(user_id) or await self._rows.hibernated_of(user_id)
         if sandbox is None:
-            raise NotFound("There is no container.", hint="The next run makes one.")
+            before = await self._rows.last_words(user_id)
+            raise NotFound(
+                "There is no container." + (f" The last one: {before}" if before else ""),
+                hint="The next run makes one.",
+            )
         return sandbox
 
     async def all(self) -> list[Sandbox]:
         return await self._rows.live()
 
     async def stats(self, sandbox: Sandbox) -> Stats | None:
-        if sandbox.handle is None or sandbox.observed not in {"warm", "running"}:
+        if sandbox.handle is None or sandbox.observed not in {"warm", "running", "frozen"}:
             return None
         return await self._backend.stats(sandbox.handle)
 
@@ -245,6 +353,10 @@ class Sandboxes:
         if row is not None and row.observed == sandbox.observed:
             await event.wait()
             row = await self._rows.get(sandbox.id)
-        if row is None:  # the user was deleted
-            raise NotFound("The user and their container are gone.")
+        if row is None:
+            raise _gone()
         return row
+
+
+def _gone() -> NotFound:
+    return NotFound("The user and their container are gone.")

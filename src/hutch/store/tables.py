@@ -179,6 +179,8 @@ sandboxes: Final = Table(
     Column("handle", String(200)),
     Column("address", String(64)),
     Column("port", Integer),
+    # What it has to be given before it is ready; null once it was.
+    Column("snapshot_id", String(32)),
     Column("cli_versions", JSON, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
@@ -188,8 +190,22 @@ Index(
     "uq_sandboxes_one_live_per_user",
     sandboxes.c.user_id,
     unique=True,
-    sqlite_where=text("observed NOT IN ('failed', 'destroyed')"),
-    postgresql_where=text("observed NOT IN ('failed', 'destroyed')"),
+    sqlite_where=text("observed NOT IN ('hibernated', 'failed', 'destroyed')"),
+    postgresql_where=text("observed NOT IN ('hibernated', 'failed', 'destroyed')"),
+)
+
+# What is stored of a user's home and workspace; the content is in the snapshot store.
+snapshots: Final = Table(
+    "snapshots",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("incarnation", String(32), nullable=False),  # the container that it was taken from
+    Column("sealed_key", LargeBinary, nullable=False),  # under the user's data key
+    Column("sha256", LargeBinary(32), nullable=False),
+    Column("size", Integer, nullable=False),  # bytes of the archive
+    Column("stored", Integer, nullable=False),  # bytes compressed and sealed
+    Column("created_at", Float, nullable=False),
 )
 
 sessions: Final = Table(

@@ -161,6 +161,12 @@ class Driver(Protocol):
         """
         ...
 
+    async def rest(self) -> None:
+        """End the process that the driver owns, if any; the next session starts it again. Bounded
+        in time, never raises.
+        """
+        ...
+
     async def close(self) -> None:
         """End what the driver owns; agents may be alive. Bounded in time, never raises."""
         ...

@@ -68,8 +68,11 @@ class ClaudeDriver:
             return await self._start(session, "resumed", f"--session-id={session}")
         raise SessionNotFound(session)
 
-    async def close(self) -> None:
+    async def rest(self) -> None:
         """Nothing of its own: each agent has its process."""
+
+    async def close(self) -> None:
+        """The same."""
 
     def _has(self, session: str) -> bool:
         projects = self._setup.home / ".claude" / "projects"

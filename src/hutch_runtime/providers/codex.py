@@ -104,6 +104,9 @@ class CodexDriver:
         """The running app-server, for a sign-in. Raises ``AgentStartFailed``."""
         return await self._shared.get()
 
+    async def rest(self) -> None:
+        await self._shared.rest()
+
     async def close(self) -> None:
         await self._shared.close()
 

@@ -78,6 +78,9 @@ class GeminiDriver:
             self._loaded[session] = acp_session
         return agent
 
+    async def rest(self) -> None:
+        await self._shared.rest()
+
     async def close(self) -> None:
         await self._shared.close()
 

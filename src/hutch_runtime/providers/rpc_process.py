@@ -171,11 +171,15 @@ class SharedProcess:
                 self._process = await self._start()
             return self._process
 
-    async def close(self) -> None:
-        self._closed = True
+    async def rest(self) -> None:
+        """End the process; ``get`` starts another."""
         async with self._starting:
             if self._process is not None:
                 await self._process.close()
+
+    async def close(self) -> None:
+        self._closed = True
+        await self.rest()
 
     async def _start(self) -> RpcProcess:
         try:

@@ -1,0 +1,1 @@
+"""Snapshots: a user's home and workspace while no container of theirs exists."""
