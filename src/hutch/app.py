@@ -96,6 +96,7 @@ class Hutch:
     exit_watch: ExitWatch
     runs: Runs
     snapshots: Snapshots
+    idle: Idle
     retention: Retention
     deletion: Deletion
     backend: Backend
@@ -111,15 +112,16 @@ async def running(
     *,
     backend: Backend | None = None,
     gateway_control: GatewayControl | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Hutch]:
     """Everything that an orchestrator does besides HTTP, from start to a clean end.
 
-    Tests pass a backend or a gateway of their own. Raises ``HutchError`` if it cannot start.
+    Tests pass a backend, a gateway or a clock of their own. Raises ``HutchError`` if it cannot start.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     settings.data_dir.chmod(0o700)  # prompts and answers are in there
     await asyncio.to_thread(upgrade, settings.database_url)
-    clock = SystemClock()
+    clock = clock or SystemClock()
     async with contextlib.AsyncExitStack() as stack:
 
         def closing(part: _P) -> _P:
@@ -305,6 +307,7 @@ async def running(
             exit_watch=watch,
             runs=runs,
             snapshots=snapshots,
+            idle=idle,
             retention=retention,
             deletion=Deletion(
                 database,

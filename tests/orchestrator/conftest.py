@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import uvicorn
 
 from hutch.api.app import create_app
 from hutch.app import Hutch, running
+from hutch.clock import Clock, SystemClock
 from hutch.config import Settings
 from hutch.gateway.base import FakeGateway
 from hutch.runs.models import LogEntry, Run
@@ -31,11 +32,15 @@ class World:
     runtime: ScriptedRuntime
     backend: ScriptedBackend
     gateway: FakeGateway
+    clock: Clock = field(default_factory=SystemClock)
 
     @asynccontextmanager
     async def orchestrator(self) -> AsyncIterator[Hutch]:
         async with running(
-            self.settings, backend=self.backend, gateway_control=self.gateway
+            self.settings,
+            backend=self.backend,
+            gateway_control=self.gateway,
+            clock=self.clock,
         ) as hutch:
             yield hutch
 

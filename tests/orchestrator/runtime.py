@@ -94,14 +94,23 @@ class ScriptedRuntime:
         self.raw: list[bytes] | None = None  # sent instead of what the script says
         self.deaf_to_cancel = False
         self.keys: set[str] = set()
+        # What a sandbox holds, by its key; and whether packing and unpacking it may go on.
+        self.files: dict[str, bytes] = {}
+        self.may_pack = asyncio.Event()
+        self.may_pack.set()
+        self.packing = asyncio.Event()
+        self.unpacked = 0
+        self.refuses_unpacking = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[int]:
-        app = web.Application(client_max_size=10 * 2**20)
+        app = web.Application(client_max_size=300 * 2**20)
         app.router.add_get("/health", self._health)
         app.router.add_get("/runs/{run_id}/events", self._events)
         app.router.add_post("/runs/{run_id}/cancel", self._cancel)
+        app.router.add_get("/state", self._pack)
+        app.router.add_put("/state", self._unpack)
         app.router.add_post("/{provider}", self._prompt)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
@@ -178,6 +187,24 @@ class ScriptedRuntime:
             else:
                 await asyncio.sleep(0.005)
         return response
+
+    async def _pack(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        held = self.files.get(request.headers["authorization"], b"")
+        await response.write(held[: len(held) // 2])
+        self.packing.set()
+        await self.may_pack.wait()
+        await response.write(held[len(held) // 2 :])
+        return response
+
+    async def _unpack(self, request: web.Request) -> web.Response:
+        content = await request.read()
+        if self.refuses_unpacking:
+            return web.json_response({"error": {"message": "tar: no space"}}, status=500)
+        self.files[request.headers["authorization"]] = content
+        self.unpacked += 1
+        return web.json_response({})
 
     async def _cancel(self, request: web.Request) -> web.Response:
         run = self.runs.get(request.match_info["run_id"])

@@ -146,7 +146,7 @@ class Dispatch:
         if self.run.state != "running":
             exit_ = await self._unless_cancelled(self._exits.for_run(self.run.user_id))
             self.run = replace(self.run, exit_id=exit_.id if exit_ else None)
-        sandbox = await self._find_sandbox(session)
+        sandbox, session = await self._find_sandbox(session)
         self._sandbox = sandbox
         self.run = replace(
             self.run,
@@ -177,20 +177,25 @@ class Dispatch:
                 )
             await asyncio.sleep(_RETRY_S)
 
-    async def _find_sandbox(self, session: Session) -> Sandbox:
-        """Where the run belongs. A session, and a run that has begun, live in one incarnation."""
+    async def _find_sandbox(self, session: Session) -> tuple[Sandbox, Session]:
+        """Where the run belongs. A run that has begun lives in one incarnation; a session moves
+        with its files, when its sandbox is put away and woken.
+        """
         begun = self.run.state == "running"
-        lives_in = self.run.incarnation if begun else session.incarnation
         sandbox = await self._unless_cancelled(self._sandbox_with_login(begun=begun))
-        if lives_in is not None and lives_in != sandbox.incarnation:
-            if begun:
+        if begun:
+            if self.run.incarnation != sandbox.incarnation:
                 raise _Ended(*_LOST)
-            raise _Ended(
-                "session_lost",
-                "The sandbox that held this session is gone, and the session with it. "
-                "Leave out session_id to start a new one.",
-            )
-        return sandbox
+        elif session.incarnation not in {None, sandbox.incarnation}:
+            moved = await self._rows.session(self.run.user_id, self.run.session_id)
+            if moved is None or moved.incarnation != sandbox.incarnation:
+                raise _Ended(
+                    "session_lost",
+                    "The sandbox that held this session is gone, and the session with it. "
+                    "Leave out session_id to start a new one.",
+                )
+            session = moved
+        return sandbox, session
 
     async def _sandbox_with_login(self, *, begun: bool) -> Sandbox:
         sandbox = await self._sandboxes.ensure(self.run.user_id)

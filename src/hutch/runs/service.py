@@ -138,8 +138,8 @@ class Runs:
             idempotency_key=new.idempotency_key,
             request_hash=new.hash(),
         )
-        # Where a session lives never changes once it is known; until then the row has to be read
-        # again when the run's turn comes.
+        # The CLI's own id of a session never changes once it is known; until then the row has to be
+        # read again when the run's turn comes.
         known_place = fresh or session.provider_session is not None
         # Live before it is stored: a twin finds the row the moment that it is there.
         dispatch = self._dispatch(run, session if known_place else None, [])
