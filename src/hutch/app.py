@@ -116,7 +116,8 @@ async def running(
 ) -> AsyncIterator[Hutch]:
     """Everything that an orchestrator does besides HTTP, from start to a clean end.
 
-    Tests pass a backend, a gateway or a clock of their own. Raises ``HutchError`` if it cannot start.
+    Tests pass a backend, a gateway or a clock of their own. Raises ``HutchError`` if it cannot
+    start.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     settings.data_dir.chmod(0o700)  # prompts and answers are in there

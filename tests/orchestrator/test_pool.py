@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import insert
 
 from hutch.app import Hutch
@@ -19,7 +17,6 @@ from hutch.control.gateway import placeholder_key
 from hutch.control.pool import MEMBER_MAX_AGE_S, PATIENCE_S, Pool, auto_size
 from hutch.gateway.base import FakeGateway
 from hutch.gateway.table import SHARED_ADDRESS, Entry
-from hutch.sandboxes import states
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.states import State
@@ -284,10 +281,12 @@ async def add_users(database: Database, users: list[str]) -> None:
     await database.write((insert(users_table), rows))
 
 
-@given(st.lists(st.sampled_from(sorted(states.TRANSITIONS)), min_size=1, max_size=6))
-def test_what_a_user_had_is_never_warm_again(path: list[State]) -> None:
-    walked: list[State] = ["provisioning"]
-    for state in path:
-        if states.may(walked[-1], state):
-            walked.append(state)
-    assert "warm" not in walked[2:]
+async def test_what_a_user_had_is_never_warm_again(bench: Bench) -> None:
+    await add_users(bench.pool._rows._database, ["user_1"])
+    await bench.pool.run()
+    await bench.become("warm")
+    claimed = await bench.rows.claim("user_1", at=bench.clock.time)
+    assert claimed is not None
+    for state in ("running", "frozen", "running", "provisioning", "hibernated"):
+        await bench.rows.note(claimed.id, observed=state)
+        assert not await bench.rows.observe(claimed.id, "warm", at=bench.clock.time)

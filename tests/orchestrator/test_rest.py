@@ -101,7 +101,7 @@ async def test_what_was_in_it_is_there_again(
     first = await run_to_end(hutch, user_id)
     await put_away(world, hutch, clock, user_id)
     assert await world.backend.list() == []
-    assert [e.user_id for e in world.gateway.table.values()] == []
+    assert len(world.gateway.table) == 0
     (blob,) = blobs(hutch)
     assert FILES[:40] not in blob.read_bytes()
     assert blob.stat().st_mode & 0o777 == 0o600
@@ -188,13 +188,9 @@ async def test_turns_after_a_snapshot_are_not_lost_in_silence(
 
 @pytest.mark.parametrize("moment", ["destroy", "dismiss"])
 async def test_an_end_that_breaks_off_leaves_nothing_behind(
-    world: World,
-    hutch: Hutch,
-    clock: Steered,
-    user_id: str,
-    monkeypatch: pytest.MonkeyPatch,
-    moment: str,
+    world: World, hutch: Hutch, clock: Steered, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
+    user_id = await new_user(hutch, "someone")
     await run_to_end(hutch, user_id)
 
     async def fails(*_: object) -> None:
@@ -230,7 +226,7 @@ async def test_a_restart_in_the_middle_of_a_wake_begins_it_anew(
             begun.set()
             await asyncio.Event().wait()
 
-        hutch.snapshots._runtime.unpack = hangs  # type: ignore[method-assign]
+        hutch.snapshots._runtime.unpack = hangs  # type: ignore[method-assign, assignment]
         run = await hutch.runs.submit(
             user_id, NewRun("claude", "awake?", session_id=first.session_id)
         )
@@ -293,7 +289,7 @@ async def test_one_user_s_snapshot_opens_for_nobody_else(
 
 
 async def test_what_cannot_be_stored_stays_where_it_is(
-    world: World, hutch: Hutch, clock: Steered, user_id: str
+    world: World, hutch: Hutch, user_id: str
 ) -> None:
     sandbox = await hutch.sandboxes.ensure(user_id)
     world.runtime.files[key_of(hutch, sandbox)] = FILES

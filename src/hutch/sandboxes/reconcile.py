@@ -212,10 +212,13 @@ class Reconciler:
         if not await self._rows.hibernated(sandbox.id, at=self._clock.now()):
             await self.step(sandbox.id)
             return
-        # From here on the user may have another container.
-        await self._egress.dismiss(sandbox)
-        await self._backend.destroy(observed.handle)
-        self._changed(await self._read(sandbox))
+        # From here on the user may have another container. What fails now is made good by the tasks
+        # of containers and gateway.
+        try:
+            await self._egress.dismiss(sandbox)
+            await self._backend.destroy(observed.handle)
+        finally:
+            self._changed(await self._read(sandbox))
 
     async def _end(self, sandbox: Sandbox, *, failed: str) -> None:
         if sandbox.observed == "running" and not failed:

@@ -178,13 +178,14 @@ class SandboxRows:
         )
 
     async def observe(self, sandbox_id: str, state: State, *, at: float, **values: object) -> bool:
-        """Move to ``state`` if the transition table allows it from what the row says now."""
+        """Move to ``state`` if the transition table allows it from what the row says now; to
+        ``warm`` only what never had a user.
+        """
         sources = [before for before, after in TRANSITIONS.items() if state in after]
-        changed = await self._database.write(
-            update(table)
-            .where(table.c.id == sandbox_id, table.c.observed.in_(sources))
-            .values(observed=state, changed_at=at, **values)
-        )
+        change = update(table).where(table.c.id == sandbox_id, table.c.observed.in_(sources))
+        if state == "warm":
+            change = change.where(table.c.user_id.is_(None))
+        changed = await self._database.write(change.values(observed=state, changed_at=at, **values))
         return bool(changed)
 
     async def note(self, sandbox_id: str, **values: object) -> None:

@@ -78,7 +78,7 @@ class Sandboxes:
             ) from None
         finally:
             self._waiting -= 1
-            self._asked_at = self._clock.now()
+            self._asked_at = self._used[user_id] = self._clock.now()
 
     @contextlib.contextmanager
     def hold(self, user_id: str) -> Iterator[None]:
