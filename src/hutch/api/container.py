@@ -43,8 +43,10 @@ async def get_container(hutch: HutchDep, caller: CallerDep) -> ContainerAnswer:
 
 @router.put("")
 async def put_container(hutch: HutchDep, caller: CallerDep) -> ContainerAnswer:
-    """The user's container, made or woken if need be; answers once it is ready."""
-    return await answer(hutch, await hutch.sandboxes.ensure(caller.user_id))
+    """The user's container, made or woken if need be; answers, without `stats`, once it is
+    ready.
+    """
+    return ContainerAnswer.model_validate(await hutch.sandboxes.ensure(caller.user_id))
 
 
 @router.post("/hibernate")

@@ -151,9 +151,12 @@ class DockerBackend:
                 await self._container(handle).pause()
 
     async def unfreeze(self, handle: str) -> None:
-        if (await self._there(handle)).state != "running":
-            async with _call("unfreeze a sandbox"):
+        async with _call("unfreeze a sandbox"):
+            try:
                 await self._container(handle).unpause()
+            except DockerError:
+                if (await self._there(handle)).state != "running":
+                    raise
 
     async def reclaim(self, handle: str) -> int:
         async with _call("inspect a sandbox"):

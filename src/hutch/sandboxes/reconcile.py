@@ -7,6 +7,7 @@ instruction and run again. It does not decide that a sandbox should exist; that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -166,6 +167,13 @@ class Reconciler:
 
     async def _settle(self, sandbox: Sandbox) -> None:
         """One that is up: see that it is, and let it run, freeze it or put it away."""
+        if sandbox.observed == "frozen" and sandbox.desired == "running" and sandbox.handle:
+            # Somebody waits: in one call of the engine, and what it is is seen if that fails.
+            with contextlib.suppress(BackendError):
+                await self._backend.unfreeze(sandbox.handle)
+                await self._rows.observe(sandbox.id, "running", at=self._clock.now())
+                self._changed(await self._read(sandbox))
+                return
         observed = await self._backend.inspect(sandbox.handle) if sandbox.handle else None
         if observed is None or observed.state in {"exited", "created"}:
             await self._end(sandbox, failed=_obituary(observed))
