@@ -49,7 +49,7 @@ from hutch.sandboxes.reconcile import Reconciler
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.runtime_client import RuntimeClient, runtime_key_hash
 from hutch.sandboxes.service import Sandboxes
-from hutch.snapshots.directory import DirectoryStore
+from hutch.snapshots.open import open_store
 from hutch.snapshots.rows import SnapshotRows
 from hutch.snapshots.service import Snapshots
 from hutch.store.database import Database
@@ -187,7 +187,7 @@ async def running(
         snapshots = closing(
             Snapshots(
                 SnapshotRows(database),
-                DirectoryStore(settings.snapshots_dir),
+                open_store(settings),
                 data_keys,
                 runtime,
                 clock,

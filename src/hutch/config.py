@@ -88,7 +88,8 @@ class Settings(BaseSettings):
     # Seconds without use after which a sandbox is frozen, and put away; 0: never.
     freeze_after_s: NonNegativeFloat = 300
     hibernate_after_s: NonNegativeFloat = 1800
-    # Where what is put away is kept: a directory; empty: in the data directory.
+    # Where what is put away is kept: a directory, or s3://BUCKET/PREFIX; empty: in the data
+    # directory.
     snapshots: str = ""
     # Days for which it is kept, by tier.
     snapshot_days_free: PositiveFloat = 7
