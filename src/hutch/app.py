@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
@@ -16,6 +16,7 @@ from hutch.accounts.agreements import Agreements
 from hutch.accounts.allowed_hosts import AllowedHosts
 from hutch.accounts.documents import documents
 from hutch.accounts.service import Accounts
+from hutch.accounts.tiers import Limits
 from hutch.backends.base import RUNTIME_PORT, Backend, Capabilities, Resources
 from hutch.backends.open import open_backend
 from hutch.clock import Clock, SystemClock
@@ -41,10 +42,13 @@ from hutch.exits.rows import ExitRows
 from hutch.exits.service import Exits
 from hutch.gateway.base import GatewayControl
 from hutch.gateway.client import GatewayClient
+from hutch.load import Load, ProcLoad
 from hutch.logins.service import SIGN_IN_HOSTS, Logins
+from hutch.runs.queue import RunQueue
 from hutch.runs.rows import RunRows
 from hutch.runs.service import Runs
 from hutch.sandboxes.models import Sandbox
+from hutch.sandboxes.places import Places
 from hutch.sandboxes.reconcile import Reconciler
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.runtime_client import RuntimeClient, runtime_key_hash
@@ -91,6 +95,8 @@ class Hutch:
     vault: Vault
     probe: CredentialProbe
     sandboxes: Sandboxes
+    places: Places
+    run_queue: RunQueue
     logins: Logins
     exits: Exits
     exit_watch: ExitWatch
@@ -113,11 +119,11 @@ async def running(
     backend: Backend | None = None,
     gateway_control: GatewayControl | None = None,
     clock: Clock | None = None,
+    load: Load | None = None,
 ) -> AsyncIterator[Hutch]:
     """Everything that an orchestrator does besides HTTP, from start to a clean end.
 
-    Tests pass a backend, a gateway or a clock of their own. Raises ``HutchError`` if it cannot
-    start.
+    Tests pass parts of their own. Raises ``HutchError`` if it cannot start.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     settings.data_dir.chmod(0o700)  # prompts and answers are in there
@@ -209,6 +215,9 @@ async def running(
             keeper=snapshots,
         )
         queue = closing(WorkQueue(reconciler.step, workers=STARTS_AT_ONCE))
+        run_queue, places, limits = await stack.enter_async_context(
+            _queue(settings, accounts, sandbox_rows, clock, load or ProcLoad())
+        )
         sandboxes = closing(
             Sandboxes(
                 sandbox_rows,
@@ -219,6 +228,7 @@ async def running(
                 wake=queue.wake,
                 egress=sync,
                 discard=snapshots.discard,
+                places=places,
             )
         )
         runs = closing(
@@ -231,6 +241,8 @@ async def running(
                 agreements=agreements,
                 logins=logins,
                 exits=exits,
+                queue=run_queue,
+                limits=limits,
                 timeout_s=settings.run_timeout_s,
                 timeout_max_s=settings.run_timeout_max_s,
             )
@@ -251,6 +263,7 @@ async def running(
             freeze_after_s=settings.freeze_after_s if capabilities.freeze else 0,
             hibernate_after_s=settings.hibernate_after_s,
         )
+        places.make_room = idle.make_room
         retention = Retention(
             snapshots,
             sandbox_rows,
@@ -281,6 +294,7 @@ async def running(
                         image=settings.image,
                         wake=queue.wake,
                         demand=sandboxes.demand,
+                        places=places,
                     ).run,
                 ),
             ],
@@ -303,6 +317,8 @@ async def running(
             vault=vault,
             probe=CredentialProbe(settings.base_url, exits.connector),
             sandboxes=sandboxes,
+            places=places,
+            run_queue=run_queue,
             logins=logins,
             exits=exits,
             exit_watch=watch,
@@ -326,6 +342,44 @@ async def running(
             gateway_control=gateway_control,
             driver=driver,
         )
+
+
+@contextlib.asynccontextmanager
+async def _queue(
+    settings: Settings, accounts: Accounts, rows: SandboxRows, clock: Clock, load: Load
+) -> AsyncIterator[tuple[RunQueue, Places, Callable[[str], Awaitable[Limits]]]]:
+    """Also what tells a user's limits."""
+    by_tier = _limits(settings)
+
+    async def limits(user_id: str) -> Limits:
+        return by_tier[await accounts.tier(user_id)]
+
+    async def weight(user_id: str) -> float:
+        return (await limits(user_id)).weight
+
+    run_queue = RunQueue(clock, most=settings.queue_max, places=lambda: places)
+    places = Places(
+        rows,
+        load,
+        clock,
+        most=settings.max_containers,
+        reserve_mb=settings.memory_reserve_mb,
+        expected_mb=warm_pool.MEMBER_MB,
+        starts_at_once=STARTS_AT_ONCE,
+        turn_s=settings.turn_s,
+        weight=weight,
+        claimants=run_queue,
+    )
+    async with places, run_queue:
+        yield run_queue, places, limits
+
+
+def _limits(settings: Settings) -> Mapping[str, Limits]:
+    return {
+        "free": Limits(settings.runs_free, settings.queue_free, settings.weight_free),
+        "pro": Limits(settings.runs_pro, settings.queue_pro, settings.weight_pro),
+        "team": Limits(settings.runs_team, settings.queue_team, settings.weight_team),
+    }
 
 
 def _hosts(settings: Settings) -> frozenset[str]:

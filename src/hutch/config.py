@@ -17,6 +17,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
+    PositiveInt,
     SecretStr,
     field_validator,
 )
@@ -95,6 +96,26 @@ class Settings(BaseSettings):
     snapshot_days_free: PositiveFloat = 7
     snapshot_days_pro: PositiveFloat = 30
     snapshot_days_team: PositiveFloat = 90
+
+    # Containers that there are at most, the waiting ones included, and what they leave of the
+    # host's memory.
+    max_containers: PositiveInt = 50
+    memory_reserve_mb: NonNegativeInt = 1024
+    # How long a busy user keeps a container that another one waits for.
+    turn_s: PositiveFloat = 30
+    # Runs that wait: of all, and of a user by tier. Beyond it they are refused.
+    queue_max: PositiveInt = 1000
+    queue_free: PositiveInt = 100
+    queue_pro: PositiveInt = 300
+    queue_team: PositiveInt = 1000
+    # A user's runs at once, by tier; a sandbox takes four.
+    runs_free: Annotated[int, Field(ge=1, le=4)] = 2
+    runs_pro: Annotated[int, Field(ge=1, le=4)] = 4
+    runs_team: Annotated[int, Field(ge=1, le=4)] = 4
+    # Turns of a tier's user where users wait for containers.
+    weight_free: PositiveInt = 1
+    weight_pro: PositiveInt = 2
+    weight_team: PositiveInt = 4
 
     claude_base_url: str = PROVIDER_BASE_URLS["claude"]
     codex_base_url: str = PROVIDER_BASE_URLS["codex"]

@@ -84,6 +84,16 @@ class AgreementRequired(Forbidden):
     code = "agreement_required"
 
 
+class QueueFull(HutchError):
+    """Too many runs wait already, of this user or of all; nothing was stored."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, *, hint: str = "", retry_after_s: int) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 class Unavailable(HutchError):
     """A part that Hutch needs does not answer; trying again later is right."""
 

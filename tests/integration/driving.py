@@ -50,7 +50,8 @@ class Following:
         try:
             for event in self._source:
                 self.events.append(event)
-                self._started.set()
+                if event["type"] != "queued":
+                    self._started.set()
         except ClientError as error:
             self.broken = error
 

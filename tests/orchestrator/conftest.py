@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +85,7 @@ async def log_of(hutch: Hutch, run: Run, after: int = 0) -> list[LogEntry]:
 class Api:
     def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
         self.url = url
+        self.headers: Mapping[str, str] = {}  # of the last answer
         self._http = http
 
     async def __call__(
@@ -96,6 +97,7 @@ class Api:
         async with self._http.request(
             method, self.url + path, headers=headers, **options
         ) as response:
+            self.headers = response.headers
             body = await response.text()
             try:
                 return response.status, json.loads(body)

@@ -37,7 +37,8 @@ async def test_a_stream_over_http(api: Api, key: str) -> None:
     body = {"provider": "claude", "prompt": "one two", "stream": True}
     status, stream = await api("POST", "/v1/runs", key, json=body)
     assert status == 200
-    assert stream.startswith("id: 1\nevent: run.started\n")
+    assert stream.startswith("id: 1\nevent: queued\n")  # a container is made
+    assert "\n\nid: 2\nevent: run.started\n" in stream
     assert "event: run.finished" in stream
 
 

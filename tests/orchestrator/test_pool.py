@@ -25,6 +25,7 @@ from hutch.store.migrate import upgrade
 from hutch.store.tables import users as users_table
 from tests.orchestrator.conftest import World, log_of, new_user, run_to_end
 from tests.orchestrator.test_control import until
+from tests.orchestrator.test_places import places_for
 
 
 class Steered:
@@ -64,7 +65,13 @@ class Bench:
             return self.waiting, self.asked_at
 
         return Pool(
-            self.rows, self.clock, size=size, image=image, wake=lambda _: None, demand=demand
+            self.rows,
+            self.clock,
+            size=size,
+            image=image,
+            wake=lambda _: None,
+            demand=demand,
+            places=places_for(self.rows, self.clock),
         )
 
 

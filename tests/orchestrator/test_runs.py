@@ -171,14 +171,16 @@ async def test_runs_of_one_session_take_turns(world: World, hutch: Hutch, user_i
     assert world.runtime.executions == [first.id, *(run.id for run in runs)]
 
 
-async def test_a_user_has_four_places(world: World, hutch: Hutch, user_id: str) -> None:
+async def test_a_user_of_the_free_tier_has_two_at_once(
+    world: World, hutch: Hutch, user_id: str
+) -> None:
     world.runtime.script = waits_for_release
     runs = [await hutch.runs.submit(user_id, NewRun("claude", f"{n}")) for n in range(7)]
     await until_text(hutch, runs[0], "before")
     world.runtime.release.set()
     for run in runs:
         assert (await hutch.runs.finished(user_id, run.id)).state == "succeeded"
-    assert 1 < world.runtime.most_at_once <= 4
+    assert world.runtime.most_at_once == 2
 
 
 async def test_cancel_ends_a_live_run(world: World, hutch: Hutch, user_id: str) -> None:

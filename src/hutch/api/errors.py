@@ -25,6 +25,7 @@ _STATUS: Final[tuple[tuple[type[errors.HutchError], int], ...]] = (
     (errors.CredentialMissing, 422),
     (errors.CredentialRejected, 422),
     (errors.NeedsLogin, 422),
+    (errors.QueueFull, 429),
     (errors.Unavailable, 503),
 )
 
@@ -46,7 +47,9 @@ def install(app: FastAPI) -> None:
 async def _hutch(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.HutchError)  # noqa: S101  registered for nothing else
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
+    if isinstance(error, errors.QueueFull):
+        headers = {"retry-after": str(error.retry_after_s)}
     return JSONResponse(
         body(error.code, error.message, error.hint), status_code=status, headers=headers
     )

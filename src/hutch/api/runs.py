@@ -63,7 +63,8 @@ async def list_runs(
 @router.get("/{run_id}")
 async def get_run(run_id: str, hutch: HutchDep, caller: CallerDep) -> RunWithPrompt:
     run = await hutch.runs.get(caller.user_id, run_id)
-    return RunWithPrompt(**RunAnswer.of(run).model_dump(), prompt=run.prompt)
+    answer = RunAnswer.of(run, hutch.runs.standing(run))
+    return RunWithPrompt(**answer.model_dump(), prompt=run.prompt)
 
 
 @router.get("/{run_id}/events", response_class=StreamingResponse)

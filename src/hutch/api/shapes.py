@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from hutch.accounts.models import Tier
 from hutch.errors import InvalidRequest
-from hutch.runs.models import Run, RunState
+from hutch.runs.models import Run, RunState, Standing, WaitReason
 from hutch.vault.models import Kind, PutKind, Result, State
 from hutch_runtime.protocol import Provider, StopReason
 
@@ -60,6 +60,11 @@ class Usage(Shape):
     cost_usd: float | None
 
 
+class RunQueued(Shape):
+    reason: WaitReason = Field(description="What it waits for.")
+    position: int = Field(description="In that line; 1 is next.")
+
+
 class RunExit(Shape):
     id: str
     ip: str | None = Field(description="The address that the run was seen from.")
@@ -72,6 +77,7 @@ class RunAnswer(Shape):
     provider: Provider
     model: str | None
     state: RunState
+    queue: RunQueued | None = Field(None, description="While it waits, of a single run.")
     stop_reason: StopReason | None
     error: RunError | None
     text: str = Field(description="The last block of the answer.")
@@ -85,7 +91,7 @@ class RunAnswer(Shape):
     finished_at: Time | None
 
     @classmethod
-    def of(cls, run: Run) -> RunAnswer:
+    def of(cls, run: Run, standing: Standing | None = None) -> RunAnswer:
         error = (
             RunError(code=run.error_code, message=run.error_message or "")
             if run.error_code
@@ -98,6 +104,7 @@ class RunAnswer(Shape):
             provider=run.provider,
             model=run.model,
             state=run.state,
+            queue=RunQueued.model_validate(standing) if standing else None,
             stop_reason=run.stop_reason,
             error=error,
             text=run.text,

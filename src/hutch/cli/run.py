@@ -13,6 +13,15 @@ from hutch.client import Client
 
 _CONTROL: Final = {code: None for code in (*range(32), *range(127, 160)) if code not in {9, 10}}
 
+_WAITS: Final = {
+    "session": "the session's run before it has not ended",
+    "user_limit": "you have as many runs at once as your tier allows",
+    "pool_empty": "no container is ready, and one is being made",
+    "capacity": "all containers are in use",
+    "memory": "the server is short of memory",
+    "others_first": "others have waited longer for a container",
+}
+
 
 def printable(text: str) -> str:
     """Without control characters: an agent's answer must not steer the reader's terminal."""
@@ -76,6 +85,9 @@ class _Plain:
                 self._note(f"▸ {event['kind']} {_brief(event['input'])}", "cyan")
             case "tool.finished" if not event["ok"]:
                 self._note(f"  failed: {_brief(event['output'])}", "red")
+            case "queued":
+                why = _WAITS.get(event["reason"], "it is queued")
+                self._note(f"… waiting, number {event['position']}: {why}", "yellow")
             case "retrying":
                 self._note(f"… the model API is slow or limits us ({event['code']})", "yellow")
             case "agent.restarted":

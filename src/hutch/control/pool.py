@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Literal
 
 import structlog
@@ -17,6 +18,7 @@ from hutch.clock import Clock
 from hutch.control.driver import TaskReport
 from hutch.ids import new_id
 from hutch.sandboxes.models import Sandbox
+from hutch.sandboxes.places import Places
 from hutch.sandboxes.rows import SandboxRows
 
 _log = structlog.get_logger()
@@ -32,7 +34,7 @@ BACKOFF_MAX_S: Final = 300.0
 _PROVEN_S: Final = 60.0  # a member that was warm for so long says that members are well
 _KEEP_ROWS_S: Final = 24 * 3600.0
 
-_MEMBER_MB: Final = 450  # a warm container with three agents, rounded up (docs/operating.md)
+MEMBER_MB: Final = 450  # a warm container with three agents, rounded up (docs/operating.md)
 _SHARE: Final = 4  # of the machine's memory, a quarter at most is the pool's
 _AUTO_MAX: Final = 5
 
@@ -46,7 +48,7 @@ def size_for(setting: int | Literal["auto"]) -> int:
 
 
 def auto_size(cores: int, memory_mb: int) -> int:
-    return min(_AUTO_MAX, max(1, cores * 5 // 8), memory_mb // _SHARE // _MEMBER_MB)
+    return min(_AUTO_MAX, max(1, cores * 5 // 8), memory_mb // _SHARE // MEMBER_MB)
 
 
 class Pool:
@@ -59,6 +61,7 @@ class Pool:
         image: str,
         wake: Callable[[str], None],
         demand: Callable[[], tuple[int, float]],
+        places: Places,
     ) -> None:
         """``demand``: how many wait for a sandbox now, and when (Unix time) somebody last did."""
         self._rows = rows
@@ -67,6 +70,7 @@ class Pool:
         self._image = image
         self._wake = wake
         self._demand = demand
+        self._places = places
         self._known: set[str] = set()  # members of the last look, whose fate is of interest
         self._at_once = 1  # slow start: doubles with each member that became warm
         self._failures = 0  # in a row
@@ -129,7 +133,8 @@ class Pool:
         if users_first and now - self._short_since < PATIENCE_S:
             return "users go first"
         for _ in range(min(missing, self._at_once - coming)):
-            await self._begin(now)
+            if refused := await self._places.begin_member(partial(self._begin, now)):
+                return refused
             if users_first:  # one at a time, and another rest
                 self._short_since = now
                 break

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -21,7 +21,7 @@ from hutch.gateway.base import Failure
 from hutch.logins.service import Logins
 from hutch.runs.inbound import Inbound, parse_event
 from hutch.runs.log import RunLog
-from hutch.runs.models import Run, RunState, Session
+from hutch.runs.models import Run, RunState, Session, Standing
 from hutch.runs.rows import RunRows
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
@@ -96,8 +96,14 @@ class Dispatch:
     def cancel(self) -> None:
         self._cancel.set()
 
-    async def execute(self, *, after: asyncio.Task[None] | None, places: asyncio.Semaphore) -> None:
-        """``after``: the run before it in its session; ``places``: the user's, for runs at once.
+    def tell_queued(self, standing: Standing) -> None:
+        """Why it waits, and where in the line, unless it has begun or ended by now."""
+        if self.run.state == "queued":
+            data = {"reason": standing.reason, "position": standing.position}
+            self.log.publish(self.log.next("queued", data, time=self._clock.now()))
+
+    async def execute(self, *, granted: asyncio.Event, begun: Callable[[], None]) -> None:
+        """``granted``: set when its turn comes; ``begun``: to be called once it has its sandbox.
         Raises only when the database fails.
         """
         watcher = asyncio.create_task(self._watch_for_the_end(), name=f"watch {self.run.id}")
@@ -105,7 +111,10 @@ class Dispatch:
         try:
             async with self._patience:
                 try:
-                    await self._wait_and_carry_through(after, places)
+                    if not granted.is_set():
+                        await self._unless_cancelled(granted.wait())
+                    with self._sandboxes.hold(self.run.user_id):
+                        await self._carry_through(begun)
                 finally:
                     self._limited = False
         except TimeoutError:
@@ -128,18 +137,7 @@ class Dispatch:
             await asyncio.gather(watcher, flusher, return_exceptions=True)
             self.log.close()
 
-    async def _wait_and_carry_through(
-        self, after: asyncio.Task[None] | None, places: asyncio.Semaphore
-    ) -> None:
-        if after is not None:
-            await self._unless_cancelled(asyncio.wait({after}))
-        await self._unless_cancelled(places.acquire())
-        try:
-            await self._carry_through()
-        finally:
-            places.release()
-
-    async def _carry_through(self) -> None:
+    async def _carry_through(self, begun: Callable[[], None]) -> None:
         session = self._session or await self._rows.session(self.run.user_id, self.run.session_id)
         if session is None:
             raise _Ended("not_found", "The session was deleted.")
@@ -155,6 +153,7 @@ class Dispatch:
             started_at=self.run.started_at or self._clock.now(),
             timings={"sandbox_ms": self._elapsed_ms(), **self.run.timings},
         )
+        begun()
         silent_since: float | None = None
         while True:
             seen = len(self.log.entries)
@@ -382,6 +381,7 @@ class Dispatch:
 
     async def _flush_now_and_then(self) -> None:
         while True:
+            await self.log.unstored()
             await asyncio.sleep(_FLUSH_S)
             async with self.log.storing() as entries:
                 if entries:

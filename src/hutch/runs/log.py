@@ -38,6 +38,11 @@ class RunLog:
         self.entries.append(entry)
         self._wake()
 
+    async def unstored(self) -> None:
+        """Wait until there is something that the database has not got."""
+        while self._stored == len(self.entries):
+            await self._more.wait()
+
     @asynccontextmanager
     async def storing(self) -> AsyncIterator[list[LogEntry]]:
         """The entries that the database has not got yet; one caller at a time writes them."""

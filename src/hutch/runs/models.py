@@ -8,6 +8,23 @@ from hutch_runtime.protocol import Provider, StopReason
 RunState: TypeAlias = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 FINISHED: Final[frozenset[RunState]] = frozenset({"succeeded", "failed", "cancelled"})
 
+# What a queued run waits for: the one before it in its session; another of its user to end; a
+# container, because no warm one is there (pool_empty), or there are as many as there may be
+# (capacity) or as the memory carries (memory); others who waited longer (others_first).
+WaitReason: TypeAlias = Literal[
+    "session", "user_limit", "pool_empty", "capacity", "memory", "others_first"
+]
+# Of a run's log, besides those of the runtime (``hutch_runtime.protocol``).
+OWN_EVENT_TYPES: Final = frozenset({"queued"})
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a queued run stands: what it waits for, and its number in that line; 1 is next."""
+
+    reason: WaitReason
+    position: int
+
 
 @dataclass(frozen=True, slots=True)
 class Session:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,12 +17,14 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from hutch.accounts.agreements import Agreements
+from hutch.accounts.tiers import Limits
 from hutch.clock import Clock
 from hutch.errors import (
     IdempotencyMismatch,
     InvalidRequest,
     NotFound,
     PromptTooLarge,
+    QueueFull,
     SessionBusy,
     Unavailable,
 )
@@ -31,7 +33,8 @@ from hutch.ids import is_id, new_id
 from hutch.logins.service import Logins
 from hutch.runs.dispatch import Dispatch
 from hutch.runs.log import RunLog
-from hutch.runs.models import LogEntry, Run, Session
+from hutch.runs.models import LogEntry, Run, Session, Standing
+from hutch.runs.queue import RunQueue
 from hutch.runs.rows import RunRows
 from hutch.sandboxes.runtime_client import RuntimeClient
 from hutch.sandboxes.service import Sandboxes
@@ -41,7 +44,6 @@ from hutch_runtime.protocol import PROMPT_MAX_BYTES, Provider
 
 _log = structlog.get_logger()
 
-RUNS_AT_ONCE: Final = 4  # per user: what one sandbox's runtime takes
 PAGE_MAX: Final = 100
 
 
@@ -74,9 +76,12 @@ class Runs:
         agreements: Agreements,
         logins: Logins,
         exits: Exits,
+        queue: RunQueue,
+        limits: Callable[[str], Awaitable[Limits]],
         timeout_s: float,
         timeout_max_s: float,
     ) -> None:
+        """``limits`` tells a user's, and raises ``NotFound``."""
         self._rows = rows
         self._sandboxes = sandboxes
         self._runtime = runtime
@@ -85,19 +90,21 @@ class Runs:
         self._agreements = agreements
         self._logins = logins
         self._exits = exits
+        self._queue = queue
+        self._limits = limits
         self._timeout_s = timeout_s
         self._timeout_max_s = timeout_max_s
         self._live: dict[str, Dispatch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        # The tail of each session's queue, and each user's places in their sandbox.
-        self._turns: dict[str, asyncio.Task[None]] = {}
-        self._places: dict[str, asyncio.Semaphore] = {}
 
     async def recover(self) -> int:
         """Take up what an earlier process left unfinished; returns how many runs."""
         unfinished = await self._rows.unfinished()
-        for run in unfinished:
-            self._start(self._dispatch(run, None, await self._rows.events(run.id)))
+        # Those that had begun are in their sandboxes; the others wait behind them.
+        for run in sorted(unfinished, key=lambda run: run.state != "running"):
+            dispatch = self._dispatch(run, None, await self._rows.events(run.id))
+            limits = await self._limits(run.user_id)
+            self._start(dispatch, self._queue.take_up(dispatch, limits))
         return len(unfinished)
 
     async def close(self) -> None:
@@ -108,7 +115,8 @@ class Runs:
 
     async def submit(self, user_id: str, new: NewRun) -> Run:
         """Accept a run. Raises ``InvalidRequest``, ``PromptTooLarge``, ``NotFound`` (session),
-        ``AgreementRequired``, ``CredentialMissing``, ``NeedsLogin``, ``IdempotencyMismatch``.
+        ``AgreementRequired``, ``CredentialMissing``, ``NeedsLogin``, ``IdempotencyMismatch``,
+        ``QueueFull``.
         """
         _check_prompt(new.prompt)
         timeout_s = new.timeout_s or self._timeout_s
@@ -125,6 +133,7 @@ class Runs:
         session, fresh = await self._session_for(user_id, new, now)
         await self._agreements.require(user_id)
         await self._vault.require(user_id, new.provider)
+        limits = await self._limits(user_id)
         run = Run(
             id=new_id("run"),
             user_id=user_id,
@@ -144,9 +153,15 @@ class Runs:
         # Live before it is stored: a twin finds the row the moment that it is there.
         dispatch = self._dispatch(run, session if known_place else None, [])
         try:
+            self._queue.enter(dispatch, limits, has_container=self._sandboxes.ready(user_id))
+        except QueueFull:
+            del self._live[run.id]
+            raise
+        try:
             await self._rows.add(run, session if fresh else None)
         except BaseException as error:
             del self._live[run.id]
+            self._queue.left(run.id, joined=False)
             if not isinstance(error, IntegrityError):
                 raise
             # A twin with the same key was first, or the session was deleted.
@@ -154,7 +169,7 @@ class Runs:
             if known is not None:
                 return known
             raise _no_session() from None
-        self._start(dispatch)
+        self._start(dispatch, self._queue.join(dispatch, limits))
         return run
 
     async def get(self, user_id: str, run_id: str) -> Run:
@@ -163,6 +178,10 @@ class Runs:
         if run is None or run.user_id != user_id:
             raise NotFound("There is no such run.", hint="GET /v1/runs lists yours.")
         return run
+
+    def standing(self, run: Run) -> Standing | None:
+        """Why a queued run waits, and where in which line; None if it does not."""
+        return self._queue.standing(run.id) if run.state == "queued" else None
 
     async def finished(self, user_id: str, run_id: str) -> Run:
         """The run once it has ended. Raises ``Unavailable`` if the service goes down before."""
@@ -216,7 +235,7 @@ class Runs:
     async def delete_session(self, user_id: str, session_id: str) -> None:
         """And its runs and events. Raises ``SessionBusy`` while one of them is unfinished."""
         session = await self.session(user_id, session_id)
-        if session.id in self._turns:
+        if self._queue.session_busy(session.id):
             raise SessionBusy(
                 "A run of this session has not finished.", hint="Cancel it, or wait for it."
             )
@@ -273,28 +292,22 @@ class Runs:
         self._live[run.id] = dispatch
         return dispatch
 
-    def _start(self, dispatch: Dispatch) -> None:
-        run = dispatch.run
-        before = self._turns.get(run.session_id)
-        task = asyncio.create_task(self._carry_through(dispatch, before), name=run.id)
-        self._turns[run.session_id] = task
+    def _start(self, dispatch: Dispatch, granted: asyncio.Event) -> None:
+        task = asyncio.create_task(self._carry_through(dispatch, granted), name=dispatch.run.id)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _carry_through(self, dispatch: Dispatch, before: asyncio.Task[None] | None) -> None:
+    async def _carry_through(self, dispatch: Dispatch, granted: asyncio.Event) -> None:
         run = dispatch.run
         try:
-            places = self._places.setdefault(run.user_id, asyncio.Semaphore(RUNS_AT_ONCE))
-            with self._sandboxes.hold(run.user_id):
-                await dispatch.execute(after=before, places=places)
+            await dispatch.execute(granted=granted, begun=lambda: self._queue.begun(run.id))
         except Exception:  # noqa: BLE001  whatever it was, the run is not lost; it is logged
             # The run stays unfinished in the database, and the next start takes it up.
             _log.exception("run.abandoned", run=run.id)
         finally:
             dispatch.log.close()
             del self._live[run.id]
-            if self._turns.get(run.session_id) is asyncio.current_task():
-                del self._turns[run.session_id]
+            self._queue.left(run.id)
             result = credential_result(dispatch.run)
             if result is not None:
                 began_at = dispatch.run.started_at

@@ -15,6 +15,7 @@ from hutch.clock import Clock
 from hutch.errors import NotFound, SandboxBusy, SandboxFailed, SnapshotFailed, Unavailable
 from hutch.ids import new_id
 from hutch.sandboxes.models import Sandbox
+from hutch.sandboxes.places import Places
 from hutch.sandboxes.reconcile import Egress
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
@@ -39,6 +40,7 @@ class Sandboxes:
         wake: Callable[[str], None],
         egress: Egress,
         discard: Callable[[str], Awaitable[object]],
+        places: Places,
     ) -> None:
         """``discard`` deletes what is stored of a user's sandboxes."""
         self._rows = rows
@@ -50,6 +52,7 @@ class Sandboxes:
         self._egress = egress
         self._discard = discard
         self._began_at = clock.now()
+        self._places = places
         self._running: dict[str, Sandbox] = {}  # by user: what a prompt needs, without a query
         self._changed: dict[str, asyncio.Event] = {}
         self._claims: dict[str, asyncio.Task[Sandbox | None]] = {}  # by user, under way
@@ -67,6 +70,14 @@ class Sandboxes:
         ready = self._running.get(user_id)
         if ready is not None:
             return ready
+        async with self._places.of(user_id):
+            return await self._claimed_or_made(user_id)
+
+    def ready(self, user_id: str) -> bool:
+        """Whether ``ensure`` would answer at once."""
+        return user_id in self._running
+
+    async def _claimed_or_made(self, user_id: str) -> Sandbox:
         self._waiting += 1
         try:
             async with asyncio.timeout(READY_WITHIN_S):
