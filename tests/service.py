@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from hutch.backends.base import LABEL_INSTANCE
 from hutch.backends.open import open_backend
@@ -35,6 +35,8 @@ _KEYS: dict[Provider, str] = {
     "codex": "sk-proj-{}-{}",
     "gemini": "AIza{}-{}",
 }
+
+Part: TypeAlias = Literal["model", "gateway", "api"]
 
 
 def fingerprint(key: str) -> str:
@@ -156,6 +158,11 @@ class Service:
         return Model(f"http://127.0.0.1:{self.model_port}")
 
     @property
+    def model_log(self) -> Path:
+        """Every turn that the model was asked for; see ``hutch.offline_model.request_log``."""
+        return self.settings.logs_dir / "model-requests.jsonl"
+
+    @property
     def admin_key(self) -> str:
         return self.settings.admin_key_file.read_text().strip()
 
@@ -180,7 +187,12 @@ class Service:
             user.client.put_api_key(provider, key)
         return user
 
-    def start(self, *names: Literal["model", "gateway", "api"]) -> None:
+    def start(self, *names: Part) -> None:
+        self.launch(*names)
+        self._wait_until_ready()
+
+    def launch(self, *names: Part) -> None:
+        """Without a wait until they are ready."""
         for name in names:
             log = self.settings.logs_dir / f"{name}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -192,20 +204,23 @@ class Service:
                     stdout=output,
                     stderr=output,
                 )
-        self._wait_until_ready()
 
-    @contextlib.contextmanager
-    def without(self, name: Literal["model", "gateway", "api"]) -> Iterator[None]:
-        """Killed, with no chance to tidy up, and started again afterwards."""
+    def kill(self, name: Part) -> None:
+        """With no chance to tidy up."""
         process = self._running.pop(name)
         process.kill()
         process.wait(timeout=10)
+
+    @contextlib.contextmanager
+    def without(self, name: Part) -> Iterator[None]:
+        """Killed, and started again afterwards."""
+        self.kill(name)
         try:
             yield
         finally:
             self.start(name)
 
-    def restart(self, name: Literal["model", "gateway", "api"]) -> None:
+    def restart(self, name: Part) -> None:
         with self.without(name):
             pass
 
@@ -233,7 +248,8 @@ class Service:
         python = sys.executable
         match name:
             case "model":
-                return (python, "-m", "hutch.offline_model", "--port", str(self.model_port))
+                port = ("--port", str(self.model_port))
+                return (python, "-m", "hutch.offline_model", *port, "--log", str(self.model_log))
             case "gateway":
                 return (python, "-m", "hutch.gateway", "--host", self.address)
             case _:

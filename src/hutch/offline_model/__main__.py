@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import uvicorn
 
 from hutch.offline_model.app import create_app
 
 
-def serve(host: str, port: int) -> None:
+def serve(host: str, port: int, log: Path | None) -> None:
     """Serve until SIGINT or SIGTERM."""
     uvicorn.run(
-        create_app(),
+        create_app(log),
         host=host,
         port=port,
         loop="uvloop",
@@ -28,8 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="hutch.offline_model", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8486)
+    parser.add_argument("--log", type=Path, help="append every turn that is asked for to this file")
     arguments = parser.parse_args()
-    serve(arguments.host, arguments.port)
+    serve(arguments.host, arguments.port, arguments.log)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -13,18 +16,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hutch.offline_model.anthropic import AnthropicMessages
 from hutch.offline_model.behaviour import LABEL, Caller, answer, digest, fingerprint, wish_of
 from hutch.offline_model.bodies import TooLarge, read_json
-from hutch.offline_model.control import Control, Recorded
+from hutch.offline_model.control import Control
 from hutch.offline_model.conversation import Conversation, Malformed
 from hutch.offline_model.gemini import GeminiContent
 from hutch.offline_model.models import gemini_models, models
 from hutch.offline_model.openai import OpenAIResponses
+from hutch.offline_model.recorded import Recorded
 from hutch.offline_model.reply import Reply, play, play_whole
+from hutch.offline_model.request_log import RequestLog
 from hutch.offline_model.wire import Wire
 
+_TURN_MAX: Final = 64
 
-def create_app() -> ASGIApp:
-    """The server as an ASGI app, with records and behaviours of its own."""
-    control = Control()
+
+def create_app(log: Path | None = None) -> ASGIApp:
+    """The server as an ASGI app, with records and behaviours of its own. ``log``: a file to which
+    every turn is appended.
+    """
+    control = Control(RequestLog(log))
     server = _Server(control)
     app = Starlette(
         routes=[
@@ -123,19 +132,23 @@ class _Server:
         if isinstance(conversation, Response):
             return conversation
         recorded.kind = conversation.kind
+        request_id = self._control.log.begin(recorded, conversation, turn=_turn(request))
+        ended = partial(self._control.log.end, request_id, recorded)
         caller = Caller(recorded.key, recorded.peer)
         wish = wish_of(conversation)
         if conversation.kind == "turn":
             wish = self._control.take(conversation.last_text, recorded.key) or wish
         if wish.status is not None:
-            return _error(wire, recorded, wish.status, "asked for by the user's text or a test")
+            refusal = _error(wire, recorded, wish.status, "asked for by the user's text or a test")
+            ended()
+            return refusal
         reply = answer(conversation, wish, caller)
         recorded.status = 200
         if conversation.stream:
             script = wire.script(conversation, reply)
-            return Reply(play(script, reply), "text/event-stream", recorded)
+            return Reply(play(script, reply), "text/event-stream", recorded, ended)
         whole = wire.whole(conversation, reply)
-        return Reply(play_whole(whole, reply), "application/json", recorded)
+        return Reply(play_whole(whole, reply), "application/json", recorded, ended)
 
     async def _count(self, request: Request, wire: Wire) -> Response:
         recorded = self._record(request)
@@ -176,6 +189,16 @@ def _key(request: Request) -> str:
         or (token.strip() if scheme.lower() == "bearer" else "")
         or request.query_params.get("key", "")
     )
+
+
+def _turn(request: Request) -> str:
+    """Codex numbers its turns, Claude Code its sessions; Gemini CLI tells neither."""
+    try:
+        told = json.loads(request.headers.get("x-codex-turn-metadata", "{}"))
+    except ValueError:
+        told = {}
+    turn = told.get("turn_id") if isinstance(told, dict) else None
+    return str(turn or request.headers.get("x-claude-code-session-id", ""))[:_TURN_MAX]
 
 
 def _error(wire: Wire, recorded: Recorded, status: int, message: str) -> Response:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -14,28 +13,11 @@ from starlette.routing import Route
 from hutch.offline_model.behaviour import MAX_PAUSE_MS, MAX_TOKENS, Slow, Wish
 from hutch.offline_model.bodies import read_json
 from hutch.offline_model.conversation import Malformed
+from hutch.offline_model.recorded import Recorded
+from hutch.offline_model.request_log import RequestLog
 
 KEPT_REQUESTS: Final = 100
 MAX_BEHAVIOURS: Final = 100
-
-
-@dataclass(slots=True)
-class Recorded:
-    """One request. The key itself is not kept."""
-
-    method: str
-    path: str  # without the query, which may hold a key
-    key: str  # fingerprint
-    peer: str
-    kind: str = "other"  # turn | side | count | other
-    model: str = ""
-    text_sha256: str = ""
-    text_chars: int = 0
-    status: int = 0  # 0 until answered
-    disconnected_early: bool = False
-
-    def public(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class SlowWish(BaseModel):
@@ -64,7 +46,8 @@ class Behaviour(BaseModel):
 class Control:
     """The state that outlives a request; one per app."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: RequestLog) -> None:
+        self.log = log
         self.requests: deque[Recorded] = deque(maxlen=KEPT_REQUESTS)
         self.behaviours: list[Behaviour] = []
         self.callers: Counter[tuple[str, str]] = Counter()  # by key's fingerprint and address

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from hutch.offline_model.behaviour import HANG_S, Answer
-from hutch.offline_model.control import Recorded
+from hutch.offline_model.recorded import Recorded
 from hutch.offline_model.wire import Script
 
 ANSWER_TIMEOUT_S: Final = 1200.0
@@ -22,11 +22,18 @@ class Reply(Response):
     away only at its next chunk, which for a hang is never, and not tell us.
     """
 
-    def __init__(self, chunks: AsyncIterator[bytes], media_type: str, recorded: Recorded) -> None:
+    def __init__(
+        self,
+        chunks: AsyncIterator[bytes],
+        media_type: str,
+        recorded: Recorded,
+        ended: Callable[[], None],
+    ) -> None:
         super().__init__(media_type=media_type)
         del self.headers["content-length"]  # it is that of an empty body
         self._chunks = chunks
         self._recorded = recorded
+        self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope  # the interface of a Response
@@ -43,6 +50,7 @@ class Reply(Response):
             sender.cancel()
             watcher.cancel()
             await asyncio.gather(sender, watcher, return_exceptions=True)
+            self._ended()
 
     async def _send(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status_code}

@@ -1,0 +1,1 @@
+"""Kill everything at random moments while users prompt; then have an auditor look for loss."""

@@ -1,0 +1,138 @@
+"""One storm: start everything, let users prompt, kill by the schedule, wait, collect, audit."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from chaos.audit import KINDS, Finding, audit
+from chaos.evidence import Asked, Evidence, read_database, read_model_log, sandbox_processes
+from chaos.kills import Killer, schedule
+from chaos.own_engine import SUBNET, OwnEngine
+from chaos.users import SimulatedUser
+from hutch.backends.base import LABEL_INSTANCE
+from tests.service import Service, docker, running_service
+
+_SETTLE_S: Final = 60  # for what the last kill left to be found and mended
+_POLL_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    seed: int
+    kills: int
+    users: int
+    mean_s: float  # between kills
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    plan: Plan
+    evidence: Evidence
+    findings: list[Finding]
+    seconds: float
+
+    def report(self) -> dict[str, Any]:
+        """Without a path or an address of the machine."""
+        asked = self.evidence.asked
+        found = Counter(finding.kind for finding in self.findings)
+        return {
+            "seed": self.plan.seed,
+            "users": self.plan.users,
+            "seconds": round(self.seconds),
+            "kills": len(self.evidence.kills),
+            "kills_by_victim": _counted(kill.victim for kill in self.evidence.kills),
+            "prompts": len(asked),
+            "requests_broken_and_repeated": sum(one.breaks for one in asked),
+            "runs": len(self.evidence.runs),
+            "runs_by_end": _counted(_end(run) for run in self.evidence.runs),
+            "events": sum(len(events) for events in self.evidence.events.values()),
+            "turns_at_the_model": len(self.evidence.model),
+            "sandboxes": len(self.evidence.sandboxes),
+            **{kind: found[kind] for kind in KINDS},
+            "findings": [f"{finding.kind}: {finding.what}" for finding in self.findings],
+        }
+
+
+def weather(plan: Plan, directory: Path, *, engine: OwnEngine | None, **settings: str) -> Outcome:
+    """``settings`` as in ``running_service``. An engine that is given runs, and has the image."""
+    ours = {"DOCKER_HOST": engine.host, "SUBNET": SUBNET} if engine else {}
+    began = time.monotonic()
+    with running_service(
+        directory, ISOLATION="gvisor", IMAGE=plan.image, **ours, **settings
+    ) as service:
+        asked, killer = asyncio.run(_storm(plan, service, engine))
+        evidence = _collect(service, asked, killer)
+    return Outcome(plan, evidence, audit(evidence), time.monotonic() - began)
+
+
+async def _storm(
+    plan: Plan, service: Service, engine: OwnEngine | None
+) -> tuple[list[Asked], Killer]:
+    made = [service.make_user() for _ in range(plan.users)]
+    killer = Killer(service, engine)
+    over = asyncio.Event()
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, trust_env=False) as http:
+        users = [
+            SimulatedUser(user.id, user.key, service.url, seed=f"{plan.seed}-{number}", http=http)
+            for number, user in enumerate(made)
+        ]
+        lives = [asyncio.create_task(user.live(over)) for user in users]
+        try:
+            planned = schedule(plan.seed, plan.kills, mean_s=plan.mean_s, engine=engine is not None)
+            for kill in planned:
+                await asyncio.sleep(kill.after_s)
+                await asyncio.to_thread(killer.carry_out, kill)
+        finally:
+            over.set()
+            ended = await asyncio.gather(*lives, return_exceptions=True)
+        for failure in ended:
+            if isinstance(failure, BaseException):
+                raise failure
+        for user in users:
+            await user.check_all_is_well()
+        return [one for user in users for one in user.asked], killer
+
+
+def _collect(service: Service, asked: list[Asked], killer: Killer) -> Evidence:
+    """Once nothing is on its way any more, or after a minute as it is."""
+    until = time.monotonic() + _SETTLE_S
+    while True:
+        stored = read_database(service.settings.data_dir / "hutch.db")
+        handles = {s["handle"] for s in stored["sandboxes"] if s["handle"]}
+        evidence = Evidence(
+            asked=asked,
+            runs=stored["runs"],
+            events=stored["events"],
+            sandboxes=stored["sandboxes"],
+            model=read_model_log(service.model_log),
+            containers=_containers(service),
+            processes=sandbox_processes(handles),
+            kills=killer.kills,
+        )
+        unsettled = {f.kind for f in audit(evidence)} & {"orphan", "stuck"}
+        if not unsettled or time.monotonic() > until:
+            return evidence
+        time.sleep(_POLL_S)
+
+
+def _containers(service: Service) -> dict[str, str]:
+    label = f"label={LABEL_INSTANCE}={service.settings.instance}"
+    listed = docker("ps", "-a", "--no-trunc", "--filter", label, "--format", "{{.ID}} {{.State}}")
+    return dict(line.split() for line in listed.splitlines())
+
+
+def _counted(values: Any) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def _end(run: dict[str, Any]) -> str:
+    return f"{run['state']}: {run['error_code']}" if run["error_code"] else str(run["state"])
