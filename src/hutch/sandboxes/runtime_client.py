@@ -144,13 +144,7 @@ class RuntimeClient:
                 **options,
             ) as response:
                 if response.status != 200:
-                    error = _json(await _read(response)).get("error")
-                    error = error if isinstance(error, dict) else {}
-                    raise RuntimeRefused(
-                        response.status,
-                        str(error.get("code", ""))[:64],
-                        str(error.get("message", ""))[:2000],
-                    )
+                    raise _refusal(response.status, await _read(response))
                 yield response
         except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
             raise RuntimeUnreachable(type(error).__name__) from error
@@ -183,6 +177,19 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         if len(body) > _BODY_MAX:
             raise RuntimeUnreachable("an answer of more than the allowed size")
     return bytes(body)
+
+
+def _refusal(status: int, body: bytes) -> RuntimeRefused:
+    try:
+        error = _json(body).get("error")
+    except RuntimeUnreachable:  # a runtime of another version may not know the path
+        error = None
+    error = error if isinstance(error, dict) else {}
+    return RuntimeRefused(
+        status,
+        str(error.get("code", ""))[:64],
+        str(error.get("message", f"the runtime answered with status {status}"))[:2000],
+    )
 
 
 def _json(body: bytes) -> dict[str, Any]:
