@@ -96,11 +96,10 @@ class SimulatedUser:
             self._sessions[asked.provider] = asked.session_seen
 
     async def _to_the_end(self, asked: Asked, walks_at: int | None) -> None:
-        while asked.state is None and asked.refused is None:
+        while not _over(asked):
             try:
-                if not asked.events or asked.events[-1][1] != "run.finished":
-                    await self._follow(asked, walks_at)
-                    walks_at = None
+                await self._follow(asked, walks_at)
+                walks_at = None
                 await self._look(asked)
             except (_BrokeOff, aiohttp.ClientError, TimeoutError, OSError):
                 asked.breaks += 1
@@ -108,6 +107,8 @@ class SimulatedUser:
 
     async def _follow(self, asked: Asked, walks_at: int | None) -> None:
         """From the start, by the same request again, or on from the last event seen."""
+        if _read_to_the_end(asked):
+            return
         async with self._open(asked) as response:
             await self._check(asked, response)
             if asked.refused is not None:
@@ -121,7 +122,7 @@ class SimulatedUser:
                     return
                 if walks_at is not None and len(asked.events) >= walks_at:
                     return
-        raise _BrokeOff
+        raise _BrokeOff  # without the last event: the service went down
 
     def _open(self, asked: Asked) -> Any:
         if asked.run_ids:
@@ -161,7 +162,7 @@ class SimulatedUser:
                     asked.state = run["state"]
                     asked.error = (run["error"] or {}).get("code")
                     asked.session_seen = run["session_id"]
-                elif asked.events and asked.events[-1][1] == "run.finished":
+                elif _read_to_the_end(asked):
                     asked.refused = f"the stream ended, and the run is {run['state']}"
                 else:
                     raise _BrokeOff
@@ -191,6 +192,15 @@ class SimulatedUser:
                 except (aiohttp.ClientError, TimeoutError, OSError):
                     pass
             await asyncio.sleep(0.2)
+
+
+def _over(asked: Asked) -> bool:
+    """The stream was read to its end, and the API told how; or there is nothing to wait for."""
+    return asked.refused is not None or (asked.state is not None and _read_to_the_end(asked))
+
+
+def _read_to_the_end(asked: Asked) -> bool:
+    return bool(asked.events) and asked.events[-1][1] == "run.finished"
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:

@@ -100,6 +100,12 @@ class Unavailable(HutchError):
     code = "unavailable"
 
 
+class StorageFull(Unavailable):
+    """There is no room to store anything in."""
+
+    code = "storage_full"
+
+
 class KeyUnavailable(Unavailable):
     """The key provider does not answer, or lacks the master key that is asked for."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hutch.backends.docker import DockerBackend
-from hutch.backends.gvisor_strays import kill_strays
+from hutch.backends.gvisor_strays import kill_strays, runsc_processes
 from hutch.backends.open import open_backend
 from hutch.backends.process import ProcessBackend
 from hutch.config import Settings
@@ -93,7 +93,8 @@ def test_strays_of_a_container_are_killed_and_nobody_elses(tmp_path: Path) -> No
     ]
     plain = subprocess.Popen(["/bin/sh", "-c", "sleep 60; :", mine], start_new_session=True)
     try:
-        assert kill_strays("a" * 8) == []
+        assert kill_strays("a" * 12) == []
+        assert runsc_processes()[other] == [both[1].pid]
         assert kill_strays(mine) == [both[0].pid]
         assert both[0].wait(5) == -9
         assert both[1].poll() is None

@@ -47,6 +47,11 @@ async def never_ends(run: ScriptedRun) -> AsyncIterator[tuple[str, dict[str, Any
     await asyncio.Event().wait()
 
 
+async def says_nothing(run: ScriptedRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    await run.runtime.release.wait()
+    yield run.started()
+
+
 async def waits_for_release(run: ScriptedRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     yield run.started()
     yield "text.delta", {"text": "before"}

@@ -77,6 +77,23 @@ async def test_later_an_orphan_has_two_looks(world: World) -> None:
         assert (await looks.run())["orphans_ended"] == 1
 
 
+async def test_processes_that_outlived_a_container_of_ours_are_ended(
+    world: World, hutch: Hutch, user_id: str
+) -> None:
+    sandbox = await hutch.sandboxes.ensure(user_id)
+    assert sandbox.handle is not None
+    await hutch.sandboxes.destroy(user_id)
+    living = await hutch.sandboxes.ensure(user_id)
+    world.backend.left_behind |= {sandbox.handle, "of-another-installation"}
+    looks = Containers(SandboxRows(hutch.database), world.backend, lambda _key: None)
+    assert (await looks.run())["strays_ended"] == 1
+    assert world.backend.left_behind == {"of-another-installation"}
+    assert [one.handle for one in await world.backend.list()] == [living.handle]
+    world.backend.left_behind.add(sandbox.handle)
+    assert (await looks.run())["strays_ended"] == 0
+    assert (await looks.run())["strays_ended"] == 1
+
+
 async def test_a_vanished_container_is_a_failed_sandbox_with_a_reason(
     world: World, hutch: Hutch, user_id: str
 ) -> None:

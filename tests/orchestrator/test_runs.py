@@ -19,12 +19,16 @@ from hutch.runs import dispatch
 from hutch.runs.models import LogEntry, Run, Session
 from hutch.runs.rows import RunRows
 from hutch.runs.service import NewRun
+from hutch.sandboxes.rows import SandboxRows
+from hutch.store.database import Database
 from hutch_runtime.protocol import PROMPT_MAX_BYTES
 from tests.orchestrator.conftest import World, log_of, new_user, run_to_end
 from tests.orchestrator.runtime import (
+    answers,
     as_json,
     finished,
     never_ends,
+    says_nothing,
     waits_for_cancel,
     waits_for_release,
 )
@@ -98,6 +102,51 @@ async def test_a_run_outlives_the_orchestrator(world: World) -> None:
         log = await log_of(second, run)
         assert_whole(log)
         assert [e.data["text"] for e in log if e.type == "text.delta"] == ["before", "after"]
+    assert world.runtime.executions == [run.id]
+
+
+async def test_what_somebody_has_seen_is_never_taken_back(world: World) -> None:
+    """The orchestrator dies, and the container before the next one has looked: the end that it
+    writes comes after everything that a follower saw.
+    """
+    world.runtime.script = waits_for_release
+    seen: list[LogEntry] = []
+    async with world.orchestrator() as hutch:
+        user_id = await new_user(hutch, "someone")
+        run = await hutch.runs.submit(user_id, NewRun("claude", "on"))
+        async for entry in await hutch.runs.events(user_id, run.id):
+            seen.append(entry)
+            if entry.data.get("text") == "before":
+                break
+    (handle,) = [one.handle for one in await world.backend.list()]
+    world.backend.end(handle, exit_code=137)
+    async with world.orchestrator() as hutch:
+        run = await hutch.runs.finished(user_id, run.id)
+        rest = await log_of(hutch, run, after=seen[-1].seq)
+        assert run.error_code == "sandbox_lost"
+        assert_whole(seen + rest)
+        assert await log_of(hutch, run) == seen + rest
+
+
+async def test_a_run_that_a_lost_sandbox_may_have_begun_is_begun_nowhere_else(world: World) -> None:
+    """Killed between the sandbox's acceptance and its first word, and then the sandbox too."""
+    world.runtime.script = says_nothing
+    async with world.orchestrator() as hutch:
+        user_id = await new_user(hutch, "someone")
+        run = await hutch.runs.submit(user_id, NewRun("claude", "once"))
+        async with asyncio.timeout(5):
+            while not world.runtime.executions:
+                await asyncio.sleep(0.001)
+        (sandbox,) = await hutch.sandboxes.all()
+    await world.backend.cleanup()
+    database = Database(world.settings.database_url)
+    await SandboxRows(database).observe(sandbox.id, "failed", at=1.0)
+    await database.close()
+    world.runtime.runs.clear()  # a new sandbox knows nothing of the run
+    world.runtime.script = answers
+    async with world.orchestrator() as hutch:
+        run = await hutch.runs.finished(user_id, run.id)
+    assert (run.state, run.error_code) == ("failed", "sandbox_lost")
     assert world.runtime.executions == [run.id]
 
 

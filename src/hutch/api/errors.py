@@ -26,6 +26,7 @@ _STATUS: Final[tuple[tuple[type[errors.HutchError], int], ...]] = (
     (errors.CredentialRejected, 422),
     (errors.NeedsLogin, 422),
     (errors.QueueFull, 429),
+    (errors.StorageFull, 507),
     (errors.Unavailable, 503),
 )
 

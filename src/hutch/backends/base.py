@@ -128,7 +128,7 @@ class Backend(Protocol):
         ...
 
     async def destroy(self, handle: str) -> None:
-        """Kill and remove; succeeds when it is gone already."""
+        """Kill and remove, with whatever it left behind; succeeds when it is gone already."""
         ...
 
     async def list(self) -> list[Observed]:
@@ -136,6 +136,12 @@ class Backend(Protocol):
         ...
 
     async def inspect(self, handle: str) -> Observed | None: ...
+
+    async def processes(self) -> set[str]:
+        """Handles that have processes on this machine, whether a sandbox of that handle is there or
+        not; those of other installations too. Empty where nothing can be left behind.
+        """
+        ...
 
     async def stats(self, handle: str) -> Stats: ...
 

@@ -35,7 +35,7 @@ from hutch.backends.docker_spec import (
     network_config,
     network_name,
 )
-from hutch.backends.gvisor_strays import kill_strays
+from hutch.backends.gvisor_strays import kill_strays, runsc_processes
 from hutch.backends.reclaim import reclaim
 from hutch.config import Settings
 from hutch.errors import BackendError, HutchError, ImageMissing
@@ -174,10 +174,10 @@ class DockerBackend:
                     await self._until_gone(handle)
                 elif error.status != 404:
                     raise
-        if observed is not None and observed.isolation == "gvisor":
-            strays = await asyncio.to_thread(kill_strays, observed.handle)
+        if observed is None or observed.isolation == "gvisor":
+            strays = await asyncio.to_thread(kill_strays, handle)
             if strays:
-                _log.warning("gvisor.strays_killed", sandbox=observed.sandbox_id, pids=strays)
+                _log.warning("gvisor.strays_killed", container=handle[:12], pids=strays)
 
     async def list(self) -> list[Observed]:
         async with _call("list sandboxes"):
@@ -202,6 +202,9 @@ class DockerBackend:
                     return None
                 raise
         return docker_read.inspected(data, self._instance)
+
+    async def processes(self) -> set[str]:
+        return set(await asyncio.to_thread(runsc_processes))
 
     async def stats(self, handle: str) -> Stats:
         async with _call("read a sandbox's usage"):

@@ -35,6 +35,7 @@ class FakeBackend:
         self._handles = 0
         self._addresses = 1
         self._feed = EventFeed()
+        self.left_behind: set[str] = set()  # handles whose processes outlive their sandboxes
 
     async def prepare(self) -> str:
         return "10.0.0.1"
@@ -81,6 +82,7 @@ class FakeBackend:
         return 0
 
     async def destroy(self, handle: str) -> None:
+        self.left_behind.discard(handle)
         made = self._made.pop(handle, None)
         if made is not None:
             self._tell(made.observed, "destroyed")
@@ -91,6 +93,10 @@ class FakeBackend:
     async def inspect(self, handle: str) -> Observed | None:
         made = self._made.get(handle)
         return made.observed if made else None
+
+    async def processes(self) -> set[str]:
+        running = {m.observed.handle for m in self._made.values() if m.observed.state == "running"}
+        return running | self.left_behind
 
     async def stats(self, handle: str) -> Stats:
         self._get(handle)

@@ -133,6 +133,9 @@ class ProcessBackend:
         record = self._records.read(handle)
         return self._observe(record) if record else None
 
+    async def processes(self) -> set[str]:
+        return set()  # a record outlives its processes, never the other way round
+
     async def stats(self, handle: str) -> Stats:
         process = _alive(self._there(handle))
         members = family(process.pid) if process else []

@@ -1,7 +1,8 @@
 """Make rows and containers agree: look at every live sandbox, and end what no row knows.
 
-Holds when each live row has its container and each container of this installation its row. Does
-not make or end a sandbox itself: it wakes the reconciler, which re-reads the row.
+Holds when each live row has its container, each container of this installation its row, and each
+process of a sandbox of ours its container. Does not make or end a sandbox itself: it wakes the
+reconciler, which re-reads the row.
 """
 
 from __future__ import annotations
@@ -30,25 +31,35 @@ class Containers:
         self._first = True  # nobody makes sandboxes before the first look: one strike is enough
 
     async def run(self) -> TaskReport:
+        # In this order, so that a new sandbox is in whatever it is compared with.
+        running = await self._backend.processes()
         present = await self._backend.list()
-        live = await self._rows.live()  # after the listing, so that a new container has its row
+        live = await self._rows.live()
         for sandbox in live:
             self._wake(sandbox.id)
         known = {sandbox.incarnation for sandbox in live}
-        orphans = [c for c in present if c.incarnation not in known]
+        orphans = {c.handle for c in present if c.incarnation not in known}
+        strays = await self._rows.known_handles(running - {c.handle for c in present})
         enough = 1 if self._first else STRIKES
         self._first = False
-        self._strikes = {c.handle: self._strikes.get(c.handle, 0) + 1 for c in orphans}
-        ended = 0
-        for container in orphans:
-            if self._strikes[container.handle] >= enough:
-                _log.warning("orphan.ended", sandbox=container.sandbox_id)
-                await self._backend.destroy(container.handle)
-                ended += 1
-        return {"containers": len(present), "live": len(live), "orphans_ended": ended}
+        strikes = {h: self._strikes.get(h, 0) + 1 for h in orphans | strays}
+        due = {handle for handle, count in strikes.items() if count >= enough}
+        self._strikes = {h: count for h, count in strikes.items() if h not in due}
+        for handle in due:
+            if handle in orphans:
+                _log.warning("orphan.ended", container=handle[:12])
+            await self._backend.destroy(handle)
+        return {
+            "containers": len(present),
+            "live": len(live),
+            "orphans_ended": len(due & orphans),
+            "strays_ended": len(due & strays),
+        }
 
     async def watch(self) -> None:
-        """Turn the engine's events into looks, for as long as its connection holds."""
+        """Turn the engine's events into looks, for as long as its connection holds. It tells only
+        of what happens from now on, and an engine that was restarted has ended what it ran.
+        """
         async for event in self._backend.watch():
             if event.kind in {"exited", "oom", "destroyed"}:
                 self._wake(event.sandbox_id)

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from hutch.clock import Clock
-from hutch.errors import HutchError, NeedsLogin
+from hutch.errors import HutchError, NeedsLogin, Unavailable
 from hutch.exits.service import Exits
 from hutch.gateway.base import Failure
 from hutch.logins.service import Logins
@@ -31,8 +31,11 @@ from hutch_runtime.protocol import MIB, RUN_MAX_BYTES, ProtocolError, StopReason
 _log = structlog.get_logger()
 _T = TypeVar("_T")
 
-# Often enough that a crash loses little to read again, seldom enough to stay off the path.
-_FLUSH_S: Final = 0.25
+# Followers see what is stored: the first words at once, later ones in steps that a reader does not
+# notice, and that leave the database (a millisecond of a core a time) to others.
+_STORE_FIRST_S: Final = 0.005
+_STORE_MAX_S: Final = 0.1
+_STORE_AGAIN_S: Final = 1.0  # after the database could not
 _UNREACHABLE_S: Final = 15.0  # a sandbox that is alive but silent for so long is given up
 _RETRY_S: Final = 0.1
 _CANCEL_S: Final = 15.0  # the runtime kills an agent that does not end its turn within 5
@@ -100,14 +103,12 @@ class Dispatch:
         """Why it waits, and where in the line, unless it has begun or ended by now."""
         if self.run.state == "queued":
             data = {"reason": standing.reason, "position": standing.position}
-            self.log.publish(self.log.next("queued", data, time=self._clock.now()))
+            self._append("queued", data, None)
 
     async def execute(self, *, granted: asyncio.Event, begun: Callable[[], None]) -> None:
-        """``granted``: set when its turn comes; ``begun``: to be called once it has its sandbox.
-        Raises only when the database fails.
-        """
+        """``granted``: set when its turn comes; ``begun``: to be called once it has its sandbox."""
         watcher = asyncio.create_task(self._watch_for_the_end(), name=f"watch {self.run.id}")
-        flusher = asyncio.create_task(self._flush_now_and_then(), name=f"flush {self.run.id}")
+        storing = asyncio.create_task(self._store_as_it_comes(), name=f"store {self.run.id}")
         try:
             async with self._patience:
                 try:
@@ -132,9 +133,9 @@ class Dispatch:
                 "error", code="sandbox_misbehaved", message=f"The sandbox sent {error}."
             )
         finally:
-            for task in (watcher, flusher):
+            for task in (watcher, storing):
                 task.cancel()
-            await asyncio.gather(watcher, flusher, return_exceptions=True)
+            await asyncio.gather(watcher, storing, return_exceptions=True)
             self.log.close()
 
     async def _carry_through(self, begun: Callable[[], None]) -> None:
@@ -146,13 +147,17 @@ class Dispatch:
             self.run = replace(self.run, exit_id=exit_.id if exit_ else None)
         sandbox, session = await self._find_sandbox(session)
         self._sandbox = sandbox
-        self.run = replace(
-            self.run,
-            state="running",
-            incarnation=sandbox.incarnation,
-            started_at=self.run.started_at or self._clock.now(),
-            timings={"sandbox_ms": self._elapsed_ms(), **self.run.timings},
-        )
+        if self.run.state != "running":
+            self.run = replace(
+                self.run,
+                state="running",
+                incarnation=sandbox.incarnation,
+                started_at=self._clock.now(),
+                timings={"sandbox_ms": self._elapsed_ms(), **self.run.timings},
+            )
+            # Before the sandbox hears of it: whoever takes this up after a crash must never give
+            # to another sandbox what this one may have begun.
+            await self._store()
         begun()
         silent_since: float | None = None
         while True:
@@ -355,37 +360,51 @@ class Dispatch:
             exit_ip=self._exits.seen_ip(self.run.exit_id) if self.run.exit_id else None,
             finished_at=self._clock.now(),
         )
-        last = self.log.next(
-            "run.finished",
-            {
-                "stop_reason": stop_reason,
-                "error": {"code": code, "message": message} if code else None,
-                "text": text,
-                "timings": timings,
-            },
-            time=self._clock.now(),
-            runtime_seq=seq,
-        )
+        finished = {
+            "stop_reason": stop_reason,
+            "error": {"code": code, "message": message} if code else None,
+            "text": text,
+            "timings": timings,
+        }
+        self._append("run.finished", finished, seq)
         self._allow(None)  # what follows must not be cut in the middle
-        async with self.log.storing() as entries:
-            await self._rows.save(self.run, [*entries, last])
-        self.log.publish(last)
+        await self._store()
 
     def _allow(self, seconds: float | None) -> None:
         if self._limited and not self._patience.expired():
             now = asyncio.get_running_loop().time()
             self._patience.reschedule(None if seconds is None else now + seconds)
 
-    def _append(self, kind: str, data: dict[str, Any], seq: int) -> None:
-        self.log.publish(self.log.next(kind, data, time=self._clock.now(), runtime_seq=seq))
+    def _append(self, kind: str, data: dict[str, Any], seq: int | None) -> None:
+        self.log.append(self.log.next(kind, data, time=self._clock.now(), runtime_seq=seq))
 
-    async def _flush_now_and_then(self) -> None:
+    async def _store_as_it_comes(self) -> None:
+        now = asyncio.get_running_loop().time
+        stored_at, pause = now() - _STORE_MAX_S, _STORE_FIRST_S
         while True:
-            await self.log.unstored()
-            await asyncio.sleep(_FLUSH_S)
-            async with self.log.storing() as entries:
-                if entries:
+            await self.log.fresh.wait()
+            since = now() - stored_at
+            if since >= _STORE_MAX_S:
+                pause = _STORE_FIRST_S
+            await asyncio.sleep(max(0.0, pause - since))
+            await self._store()
+            stored_at, pause = now(), min(pause * 2, _STORE_MAX_S)
+
+    async def _store(self) -> None:
+        """What the run has become, with the entries that are not stored yet. While the database
+        cannot (its disk is full, its connection lost) the run is kept here, and it is tried again.
+        """
+        failing = False
+        while True:
+            try:
+                async with self.log.storing() as entries:
                     await self._rows.save(self.run, entries)
+                return
+            except Unavailable as error:
+                if not failing:
+                    _log.warning("run.not_stored", run=self.run.id, code=error.code)
+                failing = True
+                await asyncio.sleep(_STORE_AGAIN_S)
 
     async def _watch_for_the_end(self) -> None:
         """Turn the time limit, or somebody's wish, into a cancel at the runtime."""

@@ -1,6 +1,8 @@
 """The log of one live run in memory: appended by its dispatcher, read by any number of followers.
 
-Followers read by position and wait for more, so a slow one holds nothing up and no queue can grow.
+Followers see an entry once it is stored, so that nothing which somebody has seen can be taken back
+by a crash. They read by position and wait for more, so a slow one holds nothing up and no queue can
+grow.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ class RunLog:
         self._stored = len(stored)
         self._storing = asyncio.Lock()
         self.closed = False
+        self.fresh = asyncio.Event()  # there are entries that are not stored
         self._more = asyncio.Event()
 
     @property
@@ -34,22 +37,25 @@ class RunLog:
         """The entry that would follow, not yet in the log."""
         return LogEntry(self.run_id, len(self.entries) + 1, runtime_seq, time, type_, data)
 
-    def publish(self, entry: LogEntry) -> None:
+    def append(self, entry: LogEntry) -> None:
         self.entries.append(entry)
-        self._wake()
-
-    async def unstored(self) -> None:
-        """Wait until there is something that the database has not got."""
-        while self._stored == len(self.entries):
-            await self._more.wait()
+        self.fresh.set()
 
     @asynccontextmanager
     async def storing(self) -> AsyncIterator[list[LogEntry]]:
-        """The entries that the database has not got yet; one caller at a time writes them."""
+        """The entries that the database has not got yet; one caller at a time writes them. They are
+        shown when it left without an exception.
+        """
         async with self._storing:
+            self.fresh.clear()
             entries = self.entries[self._stored :]
-            yield entries
+            try:
+                yield entries
+            except BaseException:
+                self.fresh.set()
+                raise
             self._stored += len(entries)
+        self._wake()
 
     def close(self) -> None:
         """No more will come: the last is stored, or this process is going down."""
@@ -61,11 +67,11 @@ class RunLog:
             await self._more.wait()
 
     async def follow(self, after: int) -> AsyncIterator[LogEntry]:
-        """Entries with a ``seq`` above ``after``, until the log is closed."""
+        """Stored entries with a ``seq`` above ``after``, until the log is closed."""
         position = after
         while True:
             more = self._more
-            while position < len(self.entries):
+            while position < self._stored:
                 yield self.entries[position]
                 position += 1
             if self.closed:

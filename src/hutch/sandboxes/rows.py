@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Row, ScalarSelect, case, delete, insert, select, update
@@ -30,6 +31,11 @@ class SandboxRows:
     async def live(self) -> list[Sandbox]:
         query = select(table).where(table.c.observed.not_in(OVER)).order_by(table.c.created_at)
         return [_sandbox(row) for row in await self._database.all(query)]
+
+    async def known_handles(self, handles: Collection[str]) -> set[str]:
+        """Those of them that any row has, of an ended sandbox too."""
+        query = select(table.c.handle).where(table.c.handle.in_(handles))
+        return {row.handle for row in await self._database.all(query)}
 
     async def add(self, sandbox: Sandbox) -> bool:
         """With the user's snapshot, if there is one. False if they have a live one already:

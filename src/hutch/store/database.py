@@ -7,13 +7,16 @@ run's way through the tables came to fifty. Here a whole transaction is one (ADR
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy import Executable, Row, create_engine, event
+from sqlalchemy.exc import OperationalError
 
-from hutch.errors import Unavailable
+from hutch.errors import StorageFull, Unavailable
 
 _T = TypeVar("_T")
 _READERS: Final = 4  # queries at once; more wait
@@ -72,7 +75,7 @@ class Database:
     def _fetch(
         self, query: Executable, *, only_first: bool
     ) -> tuple[Row[Any] | None, Sequence[Row[Any]]]:
-        with self._engine.connect() as connection:
+        with _failing_as_ours(), self._engine.connect() as connection:
             result = connection.execute(query)
             return (result.first(), ()) if only_first else (None, result.all())
 
@@ -85,13 +88,29 @@ class Database:
 
     def _execute(self, statements: Sequence[Statement]) -> int:
         changed = 0
-        with self._engine.begin() as connection:
+        with _failing_as_ours(), self._engine.begin() as connection:
             for statement in statements:
                 if isinstance(statement, tuple):
                     changed = connection.execute(*statement).rowcount
                 else:
                     changed = connection.execute(statement).rowcount
         return changed
+
+
+@contextmanager
+def _failing_as_ours() -> Iterator[None]:
+    """Raises ``StorageFull`` when there is no room to write, ``Unavailable`` when the database
+    cannot be used for another reason; both pass by themselves.
+    """
+    try:
+        yield
+    except OperationalError as error:
+        if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise StorageFull(
+                "The server's disk is full; nothing can be stored.",
+                hint="Try again later. Operators: make room in HUTCH_DATA_DIR; no restart needed.",
+            ) from error
+        raise Unavailable("The database does not answer.", hint="Try again in a moment.") from error
 
 
 async def _in(pool: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
