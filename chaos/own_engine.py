@@ -36,14 +36,23 @@ class OwnEngine:
     def host(self) -> str:
         return f"unix://{self._directory / 'docker.sock'}"
 
+    @property
+    def settings_file(self) -> Path:
+        return self._directory / "daemon.json"
+
+    @property
+    def pid_file(self) -> Path:
+        return self._directory / "docker.pid"
+
     def start(self) -> None:
-        """Returns once it answers."""
+        """With the settings of its first start; returns once it answers."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        (self._directory / "docker.pid").unlink(missing_ok=True)
-        self._settings().write_text(json.dumps(self._configuration()))
+        self.pid_file.unlink(missing_ok=True)
+        if not self.settings_file.exists():
+            self.settings_file.write_text(json.dumps(self._configuration()))
         with (self._directory / "dockerd.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_dockerd(), "--config-file", str(self._settings()), *_PLUGINS],
+                [_dockerd(), "--config-file", str(self.settings_file), *_PLUGINS],
                 env={**os.environ, "PATH": packages.search_path()},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -92,7 +101,7 @@ class OwnEngine:
             self._process.send_signal(signal.SIGCONT)
 
     def answers(self) -> bool:
-        return self._docker("version", "--format", "{{.Server.Version}}").returncode == 0
+        return self.docker("version", "--format", "{{.Server.Version}}").returncode == 0
 
     def load(self, image: str) -> None:
         """From the machine's engine; a gigabyte takes half a minute."""
@@ -123,20 +132,17 @@ class OwnEngine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def _docker(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    def docker(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             ["docker", "-H", self.host, *arguments], capture_output=True, check=False, timeout=60
         )
-
-    def _settings(self) -> Path:
-        return self._directory / "daemon.json"
 
     def _configuration(self) -> dict[str, object]:
         return {
             "hosts": [self.host],
             "data-root": str(self._directory / "data"),
             "exec-root": str(self._directory / "exec"),
-            "pidfile": str(self._directory / "docker.pid"),
+            "pidfile": str(self.pid_file),
             "containerd-namespace": "hutch-chaos",
             "bridge": "none",
             "iptables": False,

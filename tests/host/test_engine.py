@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hutch.errors import HostNotReady
 from hutch.host import engine
-from hutch.host.engine import with_runtime
+from hutch.host.engine import with_live_restore, with_runtime
 
 RUNSC = {"path": "/usr/bin/runsc", "runtimeArgs": ["--platform=systrap"]}
 NAMES = st.text(min_size=1).filter(lambda name: name not in {"runtimes", "runsc"})
@@ -28,6 +28,13 @@ def test_everything_else_stays_as_it_was(
     assert json.loads(with_runtime(once, "runsc", None)) == before
 
 
+@given(st.dictionaries(NAMES, st.integers() | st.text()))
+def test_containers_outlive_the_engine_and_all_else_stays(other: dict[str, object]) -> None:
+    once = with_live_restore(json.dumps(other))
+    assert json.loads(once) == {**other, "live-restore": True}
+    assert with_live_restore(once) == once
+
+
 def test_an_empty_file_counts_as_none() -> None:
     assert json.loads(with_runtime("", "runsc", RUNSC)) == {"runtimes": {"runsc": RUNSC}}
 
@@ -36,6 +43,8 @@ def test_an_empty_file_counts_as_none() -> None:
 def test_what_we_do_not_understand_is_left_alone(text: str) -> None:
     with pytest.raises(HostNotReady, match="not what the engine expects"):
         with_runtime(text, "runsc", RUNSC)
+    with pytest.raises(HostNotReady, match="not what the engine expects"):
+        with_live_restore(text)
 
 
 def test_the_copy_is_of_the_first_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

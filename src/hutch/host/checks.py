@@ -29,7 +29,8 @@ async def check(settings: Settings) -> list[Finding]:
     findings = await before_image(settings)
     if all(finding.ok for finding in findings if finding.name == "docker"):
         image = await _image(settings)
-        findings += [image, await gvisor.check(settings, has_image=image.ok)]
+        restarts = await engine.check_restarts(settings)
+        findings += [restarts, image, await gvisor.check(settings, has_image=image.ok)]
     return [*findings, _memory(), *ports.check(settings)]
 
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from hutch.host.findings import Finding
 from hutch.programs import run
 
 DAEMON_JSON: Final = Path("/etc/docker/daemon.json")
+RESTARTS: Final = "restarts"
 INSTALL_DOCS: Final = "https://docs.docker.com/engine/install/"
 _SOCKETS: Final = ("unix:///var/run/docker.sock", "unix:///run/docker.sock")
 _PID_FILE: Final = Path("/var/run/docker.pid")
@@ -154,6 +155,20 @@ def with_runtime(text: str, name: str, runtime: dict[str, Any] | None) -> str:
 
     Raises ``HostNotReady`` for a file that is not a JSON object.
     """
+    settings = _parsed(text)
+    runtimes = {key: value for key, value in settings.get("runtimes", {}).items() if key != name}
+    if runtime is not None:
+        runtimes[name] = runtime
+    rest = {key: value for key, value in settings.items() if key != "runtimes"}
+    return _as_text({**rest, "runtimes": runtimes} if runtimes else rest)
+
+
+def with_live_restore(text: str) -> str:
+    """The same for containers that outlive the engine."""
+    return _as_text({**_parsed(text), "live-restore": True})
+
+
+def _parsed(text: str) -> dict[str, Any]:
     try:
         settings = json.loads(text) if text.strip() else {}
     except ValueError:
@@ -162,11 +177,11 @@ def with_runtime(text: str, name: str, runtime: dict[str, Any] | None) -> str:
         raise HostNotReady(
             f"{DAEMON_JSON} is not what the engine expects.", hint="Mend it, then try again."
         )
-    runtimes = {key: value for key, value in settings.get("runtimes", {}).items() if key != name}
-    if runtime is not None:
-        runtimes[name] = runtime
-    rest = {key: value for key, value in settings.items() if key != "runtimes"}
-    return json.dumps({**rest, "runtimes": runtimes} if runtimes else rest, indent=2) + "\n"
+    return settings
+
+
+def _as_text(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, indent=2) + "\n"
 
 
 def keep_copy() -> None:
@@ -181,12 +196,29 @@ async def register(settings: Settings, name: str, runtime: dict[str, Any] | None
 
     Raises ``HostNotReady``, with the file as it was before, when the engine does not take it.
     """
+
+    async def taken() -> bool:
+        return _is(runtime, (await runtimes(settings)).get(name))
+
+    await _change(lambda text: with_runtime(text, name, runtime), taken)
+
+
+async def keep_containers(settings: Settings) -> None:
+    """Have containers outlive the engine, by the same way. Raises ``HostNotReady``."""
+
+    async def taken() -> bool:
+        return bool((await _description(settings)).get("LiveRestoreEnabled"))
+
+    await _change(with_live_restore, taken)
+
+
+async def _change(change: Callable[[str], str], taken: Callable[[], Awaitable[bool]]) -> None:
     before = DAEMON_JSON.read_text() if DAEMON_JSON.exists() else None
-    _write(with_runtime(before or "", name, runtime))
+    _write(change(before or ""))
     try:
         await _reload()
         async with asyncio.timeout(_RELOAD_S):
-            while not _is(runtime, (await runtimes(settings)).get(name)):
+            while not await taken():
                 await asyncio.sleep(_POLL_S)
     except (HostNotReady, TimeoutError):
         if before is None:
@@ -195,7 +227,7 @@ async def register(settings: Settings, name: str, runtime: dict[str, Any] | None
             _write(before)
         raise HostNotReady(
             f"The container engine did not read {DAEMON_JSON} again.",
-            hint="Is it configured elsewhere, or on another machine? Register `runsc` there.",
+            hint="Is it configured elsewhere, or on another machine? Change it there.",
         ) from None
 
 
@@ -226,5 +258,22 @@ def _is(wanted: dict[str, Any] | None, registered: dict[str, Any] | None) -> boo
 
 async def runtimes(settings: Settings) -> dict[str, Any]:
     """Name → ``{path, runtimeArgs?}``, as the engine has them now."""
+    return dict((await _description(settings)).get("Runtimes") or {})
+
+
+async def check_restarts(settings: Settings) -> Finding:
+    """Whether containers outlive the engine's own end. Needs an engine that answers."""
+    description = await _description(settings)
+    if description.get("LiveRestoreEnabled"):
+        return Finding(RESTARTS, ok=True, detail="containers outlive the engine")
+    detail = "a restart or crash of the engine ends every container, and the runs in them"
+    if (description.get("Swarm") or {}).get("LocalNodeState", "inactive") != "inactive":
+        return Finding(RESTARTS, True, f"{detail}: a node of a swarm cannot have it otherwise")
+    write = f'add "live-restore": true to {DAEMON_JSON}'
+    reload = "systemctl reload docker" if has_systemd() else "kill -HUP $(pidof dockerd)"
+    return Finding(RESTARTS, False, detail, needed=False, remedy=(write, packages.as_root(reload)))
+
+
+async def _description(settings: Settings) -> dict[str, Any]:
     async with connect(settings) as docker:
-        return dict((await docker.system.info()).get("Runtimes") or {})
+        return dict(await docker.system.info())

@@ -23,6 +23,7 @@ async def set_up(settings: Settings, say: Callable[[str], None]) -> None:
         await _mend(settings, findings, say)
         findings = await before_image(settings)
     insist(findings, say)
+    await _keep_containers(settings, say)
     await build(settings, say=say)
     if settings.isolation != "runc":
         await _set_up_gvisor(settings, say)
@@ -65,6 +66,19 @@ async def _install(names: Sequence[str], say: Callable[[str], None], *, needed: 
         if needed:
             raise
         say(f"WARNING: {error.message}")
+
+
+async def _keep_containers(settings: Settings, say: Callable[[str], None]) -> None:
+    finding = await engine.check_restarts(settings)
+    if not finding.ok and packages.is_root():
+        say("having containers outlive a restart of the container engine …")
+        engine.keep_copy()
+        try:
+            await engine.keep_containers(settings)
+        except HostNotReady as error:
+            say(f"WARNING: {error.message} {error.hint}")
+        finding = await engine.check_restarts(settings)
+    insist([finding], say)
 
 
 async def _set_up_gvisor(settings: Settings, say: Callable[[str], None]) -> None:
