@@ -13,7 +13,7 @@ RUN := .venv/bin
 WORKING_UV = $$(uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down setup test check bench python3-venv squid
+.PHONY: help up down setup test check bench chaos python3-venv squid
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -39,6 +39,9 @@ check: .venv/done  ## formatting, lint, types, import directions
 bench: setup squid  ## compare with the bare CLIs, and the gateway with Squid; writes bench/results/*.json
 	@$(RUN)/python -m bench
 	@$(RUN)/python -m bench.gateway
+
+chaos: setup  ## kill everything 200 times under load, and audit (CHAOS="--seed 7 --kills 20"); 20 minutes
+	@$(RUN)/python -m chaos $(CHAOS)
 
 .venv/done: pyproject.toml uv.lock
 	@uv --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .uv/bin/uv

@@ -1,8 +1,9 @@
 """A container engine of the storm's own, so that it may be killed without harm to the machine's.
 
-It shares nothing with the machine's: data, state, containerd, socket, bridge. It sets no firewall
-rule, since both engines would take the same chains for theirs; so what a sandbox may reach is not
-part of this, and the tests of the walls run on the machine's engine.
+It shares nothing with the machine's: data, state, containerd, socket. It sets no firewall rule,
+since both engines would take the same chains for theirs; so what a sandbox may reach is not part of
+this, and the tests of the walls run on the machine's engine. It has a bridge of its own, which the
+machine's engine makes for it: one that is told to have none removes the machine's `docker0`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -24,6 +26,7 @@ SUBNET: Final = "10.213.0.0/16"
 _PLUGINS: Final = ("--containerd-plugins-namespace", "hutch-chaos-plugins")
 _START_S: Final = 90
 _POLL_S: Final = 0.1
+_MACHINES: Final = ("docker", "-H", "unix:///var/run/docker.sock")
 
 
 class OwnEngine:
@@ -31,6 +34,7 @@ class OwnEngine:
         self._directory = directory
         self._live_restore = live_restore
         self._process: subprocess.Popen[bytes] | None = None
+        self._bridge = f"hutch-own-{secrets.token_hex(2)}"  # an interface's name has 15 characters
 
     @property
     def host(self) -> str:
@@ -49,6 +53,8 @@ class OwnEngine:
         self._directory.mkdir(parents=True, exist_ok=True)
         self.pid_file.unlink(missing_ok=True)
         if not self.settings_file.exists():
+            option = f"com.docker.network.bridge.name={self._bridge}"
+            _machines_docker("network", "create", "--opt", option, self._bridge)
             self.settings_file.write_text(json.dumps(self._configuration()))
         with (self._directory / "dockerd.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -89,6 +95,7 @@ class OwnEngine:
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for mount in reversed([m for m in mounts if Path(m).is_relative_to(self._directory)]):
             subprocess.run(["umount", "--lazy", mount], check=False, timeout=30)
+        _machines_docker("network", "rm", self._bridge)
 
     @contextlib.contextmanager
     def stalled(self) -> Iterator[None]:
@@ -105,9 +112,7 @@ class OwnEngine:
 
     def load(self, image: str) -> None:
         """From the machine's engine; a gigabyte takes half a minute."""
-        with subprocess.Popen(
-            ["docker", "-H", "unix:///var/run/docker.sock", "save", image], stdout=subprocess.PIPE
-        ) as saving:
+        with subprocess.Popen([*_MACHINES, "save", image], stdout=subprocess.PIPE) as saving:
             subprocess.run(
                 ["docker", "-H", self.host, "load", "-q"],
                 stdin=saving.stdout,
@@ -144,7 +149,7 @@ class OwnEngine:
             "exec-root": str(self._directory / "exec"),
             "pidfile": str(self.pid_file),
             "containerd-namespace": "hutch-chaos",
-            "bridge": "none",
+            "bridge": self._bridge,
             "iptables": False,
             "ip6tables": False,
             "live-restore": self._live_restore,
@@ -163,11 +168,11 @@ def _dockerd() -> str:
 
 def _runtimes() -> object:
     """As the machine's engine has them."""
-    listed = subprocess.run(
-        ["docker", "-H", "unix:///var/run/docker.sock", "info", "--format", "{{json .Runtimes}}"],
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    known = json.loads(listed.stdout)
+    known = json.loads(_machines_docker("info", "--format", "{{json .Runtimes}}"))
     return {name: known[name] for name in ("runsc",) if name in known}
+
+
+def _machines_docker(*arguments: str) -> bytes:
+    return subprocess.run(
+        [*_MACHINES, *arguments], capture_output=True, check=True, timeout=60
+    ).stdout

@@ -16,6 +16,7 @@ from hutch.config import Settings
 from hutch.host import engine
 
 SLEEP = "/bin/sleep"
+DOCKER0 = Path("/sys/class/net/docker0")
 
 
 @pytest.fixture
@@ -23,8 +24,10 @@ def own() -> Iterator[OwnEngine]:
     # Not in pytest's folder: the path of a socket is at most 108 bytes long.
     with tempfile.TemporaryDirectory(prefix="hutch-") as folder:
         made = OwnEngine(Path(folder), live_restore=False)
+        machines = DOCKER0.exists()
         try:
             made.start()
+            assert DOCKER0.exists() == machines, "it took the bridge of the machine's engine"
             yield made
         finally:
             made.stop()

@@ -180,3 +180,17 @@ def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
     with engine.connect() as db:
         assert compare_metadata(MigrationContext.configure(db), metadata) == []
     engine.dispose()
+
+
+async def test_a_container_that_died_while_nobody_looked_is_replaced_not_reported(
+    world: World,
+) -> None:
+    async with world.orchestrator() as hutch:
+        user_id = await new_user(hutch, "someone")
+        before = await hutch.sandboxes.ensure(user_id)
+    assert before.handle is not None
+    world.backend.end(before.handle, exit_code=137)
+    async with world.orchestrator() as hutch:
+        after = await hutch.sandboxes.ensure(user_id)
+    assert after.incarnation != before.incarnation
+    assert after.observed == "running"

@@ -185,12 +185,13 @@ class Dispatch:
         """Where the run belongs. A run that has begun lives in one incarnation; a session moves
         with its files, when its sandbox is put away and woken.
         """
-        begun = self.run.state == "running"
-        sandbox = await self._unless_cancelled(self._sandbox_with_login(begun=begun))
-        if begun:
-            if self.run.incarnation != sandbox.incarnation:
+        if self.run.state == "running" and self.run.incarnation is not None:
+            begun_in = await self._sandboxes.same(self.run.user_id, self.run.incarnation)
+            if begun_in is None:
                 raise _Ended(*_LOST)
-        elif session.incarnation not in {None, sandbox.incarnation}:
+            return begun_in, session
+        sandbox = await self._unless_cancelled(self._sandbox_with_login())
+        if session.incarnation not in {None, sandbox.incarnation}:
             moved = await self._rows.session(self.run.user_id, self.run.session_id)
             if moved is None or moved.incarnation != sandbox.incarnation:
                 raise _Ended(
@@ -201,13 +202,12 @@ class Dispatch:
             session = moved
         return sandbox, session
 
-    async def _sandbox_with_login(self, *, begun: bool) -> Sandbox:
+    async def _sandbox_with_login(self) -> Sandbox:
         sandbox = await self._sandboxes.ensure(self.run.user_id)
-        if not begun:
-            try:
-                await self._logins.ready(sandbox, self.run.provider)
-            except NeedsLogin as error:
-                raise _Ended("needs_login", error.message) from None
+        try:
+            await self._logins.ready(sandbox, self.run.provider)
+        except NeedsLogin as error:
+            raise _Ended("needs_login", error.message) from None
         return sandbox
 
     async def _unless_cancelled(self, waiting: Coroutine[Any, Any, _T]) -> _T:

@@ -91,6 +91,14 @@ class Sandboxes:
             self._waiting -= 1
             self._asked_at = self._used[user_id] = self._clock.now()
 
+    async def same(self, user_id: str, incarnation: str) -> Sandbox | None:
+        """That very incarnation once it is known to run; None if it is gone. Makes none."""
+        row = await self._rows.live_of(user_id)
+        if row is None or row.incarnation != incarnation:
+            return None
+        ready = await self._until_running(row)
+        return ready if ready.observed == "running" else None
+
     @contextlib.contextmanager
     def hold(self, user_id: str) -> Iterator[None]:
         """While it lasts, the user's sandbox is not idle: it is neither frozen nor hibernated."""
@@ -225,7 +233,7 @@ class Sandboxes:
             ready = await self._until_running(sandbox)
             if ready.observed == "running":
                 return ready
-            if ready.observed == "failed":
+            if ready.observed == "failed" and sandbox.observed == "provisioning":
                 raise SandboxFailed(
                     f"The sandbox could not be made: {ready.reason}",
                     hint="Try again; `hutch doctor` on the server looks for the cause.",
