@@ -74,9 +74,9 @@ def _with_own_engine(plan: Plan, folder: Path, console: Console) -> Outcome:
 def table(outcome: Outcome) -> Table:
     report = outcome.report()
     shown = Table(box=None, pad_edge=False, title=f"seed {outcome.plan.seed}", show_header=False)
-    for name in ("kills", "prompts", "requests_broken_and_repeated", "events", "sandboxes"):
+    for name in ("kills", "prompts", "requests_broken_and_repeated", "events"):
         shown.add_row(name.replace("_", " "), str(report[name]))
-    for group in ("kills_by_victim", "runs_by_end"):
+    for group in ("kills_by_victim", "runs_by_end", "sandboxes_by_end"):
         for name, count in report[group].items():
             shown.add_row(f"  {name}", str(count))
     for kind in KINDS:

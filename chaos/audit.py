@@ -21,7 +21,7 @@ Kind: TypeAlias = Literal["lost", "doubled", "orphan", "stuck", "stream", "wrong
 KINDS: Final[tuple[Kind, ...]] = ("lost", "doubled", "orphan", "stuck", "stream", "wrong")
 
 FINISHED: Final = frozenset({"succeeded", "failed", "cancelled"})
-OVER: Final = frozenset({"destroyed", "failed"})
+OVER: Final = frozenset({"destroyed", "failed", "hibernated"})  # without a container
 # What a kill may do to a run. Anything else that a run ends with is a fault.
 HONEST: Final = frozenset(
     {
@@ -65,11 +65,26 @@ def _lost(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("lost", f"{asked.mark}: {run_id} is in no row")
         if not asked.run_ids and not asked.refused:
             yield Finding("lost", f"{asked.mark}: asked, and never accepted")
+    yield from _forgotten(evidence)
     reached = {mark for request in evidence.model for mark in request.marks[-1:]}
     for run in evidence.runs:
         mark = _mark(run["prompt"])
         if run["state"] == "succeeded" and mark not in reached:
             yield Finding("lost", f"{mark}: succeeded, and the model was never asked")
+
+
+def _forgotten(evidence: Evidence) -> Iterator[Finding]:
+    """A session knows what was said in it before, whatever its container went through."""
+    said: dict[str, str] = {}  # by session, the mark of the last prompt that was answered in it
+    heard = {request.marks[-1]: request.marks for request in evidence.model if request.marks}
+    for asked in evidence.asked:
+        session = asked.session_seen
+        if asked.state != "succeeded" or session is None:
+            continue
+        before = said.get(session)
+        if before is not None and before not in heard.get(asked.mark, [before]):
+            yield Finding("lost", f"{asked.mark}: its session has forgotten {before}")
+        said[session] = asked.mark
 
 
 def _doubled(evidence: Evidence) -> Iterator[Finding]:

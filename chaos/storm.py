@@ -20,7 +20,10 @@ from hutch.backends.base import LABEL_INSTANCE
 from tests.service import Service, docker, running_service
 
 _SETTLE_S: Final = 60  # for what the last kill left to be found and mended
+_PUT_AWAY_S: Final = 60  # for all users, once they rest; those that take longer are woken earlier
 _POLL_S: Final = 0.5
+# So short that users who stop to think are frozen, and woken, and those who rest are put away.
+_REST: Final = {"FREEZE_AFTER_S": "2", "HIBERNATE_AFTER_S": "6"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Outcome:
             "runs_by_end": _counted(_end(run) for run in self.evidence.runs),
             "events": sum(len(events) for events in self.evidence.events.values()),
             "turns_at_the_model": len(self.evidence.model),
-            "sandboxes": len(self.evidence.sandboxes),
+            "sandboxes_by_end": _counted(row["observed"] for row in self.evidence.sandboxes),
             **{kind: found[kind] for kind in KINDS},
             "findings": [f"{finding.kind}: {finding.what}" for finding in self.findings],
         }
@@ -66,7 +69,7 @@ def weather(plan: Plan, directory: Path, *, engine: OwnEngine | None, **settings
     ours = {"DOCKER_HOST": engine.host, "SUBNET": SUBNET} if engine else {}
     began = time.monotonic()
     with running_service(
-        directory, ISOLATION="gvisor", IMAGE=plan.image, **ours, **settings
+        directory, ISOLATION="gvisor", IMAGE=plan.image, **_REST, **ours, **settings
     ) as service:
         asked, killer = asyncio.run(_storm(plan, service, engine))
         evidence = _collect(service, asked, killer)
@@ -97,9 +100,17 @@ async def _storm(
         for failure in ended:
             if isinstance(failure, BaseException):
                 raise failure
-        for user in users:
-            await user.check_all_is_well()
+        await asyncio.gather(*(user.check_all_is_well(fresh=True) for user in users))
+        await asyncio.gather(*(user.check_all_is_well(fresh=False) for user in users))
+        await asyncio.to_thread(_wait_until_put_away, service)
+        await asyncio.gather(*(user.check_all_is_well(fresh=False) for user in users))
         return [one for user in users for one in user.asked], killer
+
+
+def _wait_until_put_away(service: Service) -> None:
+    until = time.monotonic() + _PUT_AWAY_S
+    while _containers(service) and time.monotonic() < until:
+        time.sleep(_POLL_S)
 
 
 def _collect(service: Service, asked: list[Asked], killer: Killer) -> Evidence:

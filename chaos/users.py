@@ -19,6 +19,9 @@ _LATER: Final = frozenset({429, 502, 503, 504, 507})
 _NEW_SESSION: Final = 0.4
 _CANCELS: Final = 0.12
 _WALKS_AWAY: Final = 0.15  # lets go of its stream in the middle and comes back
+_RESTS: Final = 0.1
+_THINK_S: Final = (0.0, 1.0)
+_REST_S: Final = (3.0, 12.0)  # long enough to be frozen, or put away
 _ASKS_TWICE: Final = 0.25  # with the same key, after the end
 
 
@@ -42,13 +45,13 @@ class SimulatedUser:
     async def live(self, until: asyncio.Event) -> None:
         while not until.is_set():
             await self.prompt(self._random.choice(PROVIDERS))
-            await asyncio.sleep(self._random.uniform(0, 1.0))
+            rests = self._random.random() < _RESTS
+            await asyncio.sleep(self._random.uniform(*(_REST_S if rests else _THINK_S)))
 
-    async def check_all_is_well(self) -> None:
-        """A new session with each provider, and on in it."""
+    async def check_all_is_well(self, *, fresh: bool) -> None:
+        """With each provider, in a new session or on in the last one."""
         for provider in PROVIDERS:
-            await self.prompt(provider, fresh=True, after_the_storm=True)
-            await self.prompt(provider, fresh=False, after_the_storm=True)
+            await self.prompt(provider, fresh=fresh, after_the_storm=True)
 
     async def prompt(
         self, provider: str, *, fresh: bool | None = None, after_the_storm: bool = False

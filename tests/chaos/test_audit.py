@@ -28,7 +28,7 @@ def run(mark: str, **values: Any) -> dict[str, Any]:
 
 
 def asked(mark: str, **values: Any) -> Asked:
-    one = Asked(mark, "usr_1", "codex", mark, None, [f"run_{mark}"], list(EVENTS))
+    one = Asked(mark, "usr_1", "codex", mark, None, [f"run_{mark}"], list(EVENTS), "ses_1")
     one.state = "succeeded"
     for name, value in values.items():
         setattr(one, name, value)
@@ -87,6 +87,10 @@ def _said(evidence: Evidence, events: list[tuple[int, str]]) -> None:
 FAULTS: dict[str, tuple[Kind, Callable[[Evidence], Any]]] = {
     "a run that no row knows": ("lost", lambda e: e.runs.pop(0)),
     "a prompt never accepted": ("lost", lambda e: e.asked[0].run_ids.clear()),
+    "a session that forgot": (
+        "lost",
+        lambda e: e.model.__setitem__(1, request("mark-1-0-1", began=110.0)),
+    ),
     "a success without the model": ("lost", lambda e: e.model.pop(0)),
     "two runs for one key": ("doubled", lambda e: e.asked[0].run_ids.append("run_other")),
     "two runs of one prompt": ("doubled", _second_run),
