@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
@@ -16,6 +15,7 @@ from hutch.app import Hutch, running
 from hutch.cli.profile import write_private
 from hutch.config import Settings
 from hutch.errors import HutchError
+from hutch.log_output import to_log_output
 
 # Streams are open for as long as runs last; clients come back with Last-Event-ID.
 _GRACE_S: Final = 3
@@ -30,7 +30,7 @@ def configure_logging() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=to_log_output(),
         cache_logger_on_first_use=True,
     )
 

@@ -14,6 +14,7 @@ import uvloop
 from hutch.config import Settings
 from hutch.errors import HutchError
 from hutch.gateway.server import serve
+from hutch.log_output import to_log_output
 
 
 def main() -> int:
@@ -34,7 +35,7 @@ def main() -> int:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=to_log_output(),
         cache_logger_on_first_use=True,
     )
     try:

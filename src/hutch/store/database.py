@@ -25,6 +25,8 @@ _READERS: Final = 4  # queries at once; more wait
 _CHECKPOINT_TRIES: Final = 60
 _CHECKPOINT_TRY_MS: Final = 200
 _BUSY_MS: Final = 5000
+# The second when a database is opened that nobody had open: its shared memory is a file as well.
+_NO_ROOM: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 
 # A statement, or one with the rows that it is executed for.
 Statement: TypeAlias = Executable | tuple[Executable, list[dict[str, Any]]]
@@ -105,7 +107,7 @@ def _failing_as_ours() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        if getattr(error.orig, "sqlite_errorcode", None) in _NO_ROOM:
             raise StorageFull(
                 "The server's disk is full; nothing can be stored.",
                 hint="Try again later. Operators: make room in HUTCH_DATA_DIR; no restart needed.",
