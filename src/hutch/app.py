@@ -27,6 +27,8 @@ from hutch.control import idle as idle_watch
 from hutch.control import logins as login_sync
 from hutch.control import pool as warm_pool
 from hutch.control import retention as snapshot_retention
+from hutch.control import scaling as pool_scaling
+from hutch.control.alerts import Alert
 from hutch.control.containers import Containers
 from hutch.control.deletion import Deletion
 from hutch.control.driver import Driver, Task
@@ -34,9 +36,12 @@ from hutch.control.exits import ExitWatch
 from hutch.control.gateway import GatewaySync, placeholder_key, route_for
 from hutch.control.idle import Idle
 from hutch.control.logins import LoginSync
-from hutch.control.pool import Pool, size_for
+from hutch.control.pool import Pool
+from hutch.control.pressure import Pressure
 from hutch.control.queue import WorkQueue
 from hutch.control.retention import Retention
+from hutch.control.scaling import Rules, Scaling, rules_for
+from hutch.control.scaling_rows import ScalingRows
 from hutch.errors import BackendError
 from hutch.exits.rows import ExitRows
 from hutch.exits.service import Exits
@@ -97,6 +102,8 @@ class Hutch:
     sandboxes: Sandboxes
     places: Places
     run_queue: RunQueue
+    scaling: Scaling
+    load: Load
     logins: Logins
     exits: Exits
     exit_watch: ExitWatch
@@ -111,6 +118,12 @@ class Hutch:
     gateway_control: GatewayControl
     driver: Driver
 
+    def alerts(self) -> list[Alert]:
+        """Of every task, the oldest first."""
+        return sorted(
+            [*self.exit_watch.alerts(), *self.scaling.alerts()], key=lambda alert: alert.since
+        )
+
 
 @contextlib.asynccontextmanager
 async def running(
@@ -119,7 +132,7 @@ async def running(
     backend: Backend | None = None,
     gateway_control: GatewayControl | None = None,
     clock: Clock | None = None,
-    load: Load | None = None,
+    load: Load = ProcLoad(),  # noqa: B008  it holds nothing
 ) -> AsyncIterator[Hutch]:
     """Everything that an orchestrator does besides HTTP, from start to a clean end.
 
@@ -216,7 +229,7 @@ async def running(
         )
         queue = closing(WorkQueue(reconciler.step, workers=STARTS_AT_ONCE))
         run_queue, places, limits = await stack.enter_async_context(
-            _queue(settings, accounts, sandbox_rows, clock, load or ProcLoad())
+            _queue(settings, accounts, sandbox_rows, clock, load)
         )
         sandboxes = closing(
             Sandboxes(
@@ -264,6 +277,19 @@ async def running(
             hibernate_after_s=settings.hibernate_after_s,
         )
         places.make_room = idle.make_room
+        scaling = Scaling(
+            ScalingRows(database),
+            run_queue,
+            places,
+            sandboxes,
+            clock,
+            rules=_rules(settings),
+            pressure=Pressure(
+                load, cpu_limit=settings.alert_cpu, memory_limit=settings.alert_memory
+            ),
+            memory_hard_mb=settings.memory_hard_mb,
+        )
+        await scaling.load()
         retention = Retention(
             snapshots,
             sandbox_rows,
@@ -284,13 +310,14 @@ async def running(
                 Task("idle", idle_watch.LOOK_EVERY_S, idle.run),
                 Task("retention", snapshot_retention.LOOK_EVERY_S, retention.run),
                 Task("logins", login_sync.LOOK_EVERY_S, LoginSync(logins, sandboxes).run),
+                Task("scaling", pool_scaling.LOOK_EVERY_S, scaling.run),
                 Task(
                     "pool",
                     warm_pool.LOOK_EVERY_S,
                     Pool(
                         sandbox_rows,
                         clock,
-                        size=size_for(settings.pool_size),
+                        size=lambda: scaling.target,
                         image=settings.image,
                         wake=queue.wake,
                         demand=sandboxes.demand,
@@ -300,12 +327,10 @@ async def running(
             ],
             clock,
         )
-        driver.start()
-        stack.push_async_callback(driver.stop)
+        await stack.enter_async_context(driver)
         stack.callback(asyncio.create_task(_watch(looks), name="watch").cancel)
 
-        recovered = await runs.recover()
-        _log.info("started", instance=settings.instance, runs_recovered=recovered)
+        _log.info("started", instance=settings.instance, runs_recovered=await runs.recover())
         yield Hutch(
             settings=settings,
             clock=clock,
@@ -319,6 +344,8 @@ async def running(
             sandboxes=sandboxes,
             places=places,
             run_queue=run_queue,
+            scaling=scaling,
+            load=load,
             logins=logins,
             exits=exits,
             exit_watch=watch,
@@ -372,6 +399,15 @@ async def _queue(
     )
     async with places, run_queue:
         yield run_queue, places, limits
+
+
+def _rules(settings: Settings) -> Rules:
+    return rules_for(
+        settings.pool_size,
+        settings.pool_max,
+        up_above=settings.pool_grow_above,
+        down_after_s=settings.pool_shrink_after_s,
+    )
 
 
 def _limits(settings: Settings) -> Mapping[str, Limits]:

@@ -97,6 +97,14 @@ class Settings(BaseSettings):
     snapshot_days_pro: PositiveFloat = 30
     snapshot_days_team: PositiveFloat = 90
 
+    # The pool grows while more runs than this wait for a container, up to a size, and goes back
+    # when more than it should have were idle for so long.
+    pool_max: Literal["auto"] | NonNegativeInt = "auto"
+    pool_grow_above: NonNegativeInt = 3
+    pool_shrink_after_s: PositiveFloat = 600
+    # Percent of the host's, over a minute, at which an alert is raised.
+    alert_cpu: PositiveFloat = 80
+    alert_memory: PositiveFloat = 85
     # Containers that there are at most, the waiting ones included, and what they leave of the
     # host's memory.
     max_containers: PositiveInt = 50

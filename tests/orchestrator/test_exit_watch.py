@@ -75,7 +75,7 @@ async def watch(hutch: Hutch, world: World, clock: Hands, looks: Looks) -> ExitW
 
 
 def whats(watch: ExitWatch) -> list[tuple[str, str]]:
-    return [(alert.what, alert.exit_id) for alert in watch.alerts()]
+    return [(alert.what, alert.exit_id or "") for alert in watch.alerts()]
 
 
 async def test_the_leased_are_probed_more_often_than_the_free(

@@ -21,6 +21,13 @@ async def test_how_things_stand(hutch: Hutch, world: World, api: Api, user_id: s
         'hutch_credentials{state="ok"} 2.0',
         'hutch_credentials{state="needs_login"} 1.0',
         "hutch_exits_leased 0.0",
+        "hutch_queue_depth 0.0",
+        'hutch_queue_wait_seconds_bucket{le="+Inf"} 1.0',
+        "hutch_queue_wait_seconds_count 1.0",
+        'hutch_places_given_total{how="cold"} 1.0',
+        "hutch_pool_target 0.0",
+        "hutch_pool_warm 0.0",
+        'hutch_task_report{task="pool",what="size"} 0.0',
         "hutch_gateway_up 1.0",
         "hutch_gateway_sandboxes 1.0",  # the gateway's own
     ):

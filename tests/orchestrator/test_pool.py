@@ -67,7 +67,7 @@ class Bench:
         return Pool(
             self.rows,
             self.clock,
-            size=size,
+            size=lambda: size,
             image=image,
             wake=lambda _: None,
             demand=demand,

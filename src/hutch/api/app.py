@@ -18,6 +18,7 @@ from hutch.api import (
     metrics,
     network,
     runs,
+    scaling,
     sessions,
 )
 from hutch.api.limits import BodyLimit
@@ -51,6 +52,7 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
         exits,
         network,
         admin,
+        scaling,
         health,
         metrics,
     ):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from hutch.api.caller import CallerDep, HutchDep
+from hutch.api.patience import soon
 from hutch.api.shapes import ContainerAgent, ContainerAnswer, ContainerSnapshot, ContainerStats
 from hutch.app import Hutch
 from hutch.errors import BackendError
@@ -46,7 +47,7 @@ async def put_container(hutch: HutchDep, caller: CallerDep) -> ContainerAnswer:
     """The user's container, made or woken if need be; answers, without `stats`, once it is
     ready.
     """
-    return ContainerAnswer.model_validate(await hutch.sandboxes.ensure(caller.user_id))
+    return ContainerAnswer.model_validate(await soon(hutch.sandboxes.ensure(caller.user_id)))
 
 
 @router.post("/hibernate")

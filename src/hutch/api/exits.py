@@ -53,8 +53,8 @@ class ExitPage(Shape):
 
 class AlertAnswer(Shape):
     id: str
-    exit_id: str
-    what: str = Field(description="exit_down, exit_drifted or exit_errors.")
+    exit_id: str | None = Field(description="Of an exit's.")
+    what: str = Field(description="exit_down, exit_drifted, exit_errors, cpu_high or memory_high.")
     detail: str
     since: Time
 
@@ -163,7 +163,7 @@ async def release_exit(user_id: str, hutch: HutchDep) -> None:
 @router.get("/admin/alerts", dependencies=_admin)
 async def list_alerts(hutch: HutchDep) -> AlertPage:
     """What needs an operator's eye now; empty when all is well."""
-    alerts = hutch.exit_watch.alerts()
+    alerts = hutch.alerts()
     return AlertPage(alerts=[AlertAnswer.model_validate(alert) for alert in alerts])
 
 

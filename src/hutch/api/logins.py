@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from hutch.api.caller import CallerDep, HutchDep
+from hutch.api.patience import soon
 from hutch.api.shapes import Asked, Shape, Time
 from hutch_runtime.protocol import Provider
 
@@ -33,7 +34,8 @@ class CodeRequest(Asked):
 @router.post("")
 async def start_sign_in(provider: Provider, hutch: HutchDep, caller: CallerDep) -> SignInAnswer:
     """Start the CLI's own sign-in in the user's container, in place of an earlier one."""
-    return SignInAnswer.model_validate(await hutch.logins.start(caller.user_id, provider))
+    started = await soon(hutch.logins.start(caller.user_id, provider))
+    return SignInAnswer.model_validate(started)
 
 
 @router.get("")

@@ -7,10 +7,24 @@ from collections.abc import Iterable
 
 from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from hutch.api.caller import HutchDep, admin
+from hutch.api.metrics_capacity import capacity
 from hutch.app import Hutch
 from hutch.errors import Unavailable
+
+
+class _Ready(Collector):
+    """Metrics that are counted already."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
 
 router = APIRouter(tags=["health"], dependencies=[Depends(admin)])
 
@@ -47,7 +61,8 @@ async def _now(hutch: Hutch) -> CollectorRegistry:
     gauge("hutch_exits", "Exits by health.", "health", (e.health for e in exits))
     leased = Gauge("hutch_exits_leased", "Exits that are a user's now.", registry=registry)
     leased.set(sum(e.user_id is not None for e in exits))
-    gauge("hutch_alerts", "Alerts by kind.", "what", (a.what for a in hutch.exit_watch.alerts()))
+    gauge("hutch_alerts", "Alerts by kind.", "what", (a.what for a in hutch.alerts()))
+    registry.register(_Ready(capacity(hutch, sandboxes)))
     failed = [task.name for task in hutch.driver.status() if task.error]
     gauge("hutch_tasks_failed", "Tasks of the control loop whose last run failed.", "task", failed)
     return registry

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hutch.cli import admin, agreements, exits, image, network
+from hutch.cli import admin, agreements, container, exits, image, network
 from hutch.cli.doctor import doctor
 from hutch.cli.login import login
 from hutch.cli.master_keys import settings_apart_from_environment
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(admin.app, name="admin")
 app.add_typer(agreements.app, name="agreements")
+app.add_typer(container.app, name="container")
 app.add_typer(image.app, name="image")
 app.add_typer(network.app, name="network")
 app.command()(doctor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import httpx2
 
@@ -59,6 +59,45 @@ class Client:
 
     def container(self) -> dict[str, Any]:
         return self.call("GET", "/v1/container")
+
+    def execute(self, provider: str, prompt: str, **options: Any) -> dict[str, Any]:
+        """Run a prompt to its end; the run. Options as of ``run``."""
+        run_id = ""
+        for event in self.run(provider, prompt, **options):
+            run_id = event["run_id"]
+        return self.get_run(run_id)
+
+    def get_or_create_container(self) -> dict[str, Any]:
+        """The user's, made or woken if need be; answers once it is ready."""
+        return self.call("PUT", "/v1/container")
+
+    def hibernate(self) -> dict[str, Any]:
+        """Put the user's container away now; the next run finds everything as it was."""
+        return self.call("POST", "/v1/container/hibernate")
+
+    def destroy_container(self) -> dict[str, Any]:
+        """The user's, with everything in it and all that is stored of it."""
+        return self.call("DELETE", "/v1/container")
+
+    def health(self) -> dict[str, Any]:
+        """Containers by state, the host's CPU and memory, the queue. For an admin key."""
+        return self.call("GET", "/v1/admin/health")
+
+    def scale_pool(self, size: int | Literal["auto"]) -> dict[str, Any]:
+        """Keep so many containers warm, also after a restart. For an admin key."""
+        return self.call("PUT", "/v1/admin/pool", json={"size": size})
+
+    def maintain(self) -> dict[str, Any]:
+        """Look after the pool now; what its tasks report. For an admin key."""
+        return self.call("POST", "/v1/admin/maintain")
+
+    def assign(self, user_id: str) -> dict[str, Any]:
+        """A container for this user, warm if there is one. For a service or admin key."""
+        return self.call("PUT", "/v1/container", headers={"x-hutch-user": user_id})
+
+    def release(self, container_id: str) -> dict[str, Any]:
+        """End it, unless nobody has used it: then it stays in the pool. For an admin key."""
+        return self.call("POST", f"/v1/admin/containers/{container_id}/release")
 
     def put_api_key(self, provider: str, key: str) -> dict[str, Any]:
         return self.call("PUT", f"/v1/credentials/{provider}", json={"api_key": key})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 import structlog
 
@@ -27,6 +28,8 @@ class Task:
     report: TaskReport = field(default_factory=dict)
     error: str = ""  # the last run's, by type; "" if it went well
     finished_at: float | None = None
+    # Who waits for the end of a run that begins from now on.
+    awaited: list[asyncio.Future[None]] = field(default_factory=list)
 
 
 class Driver:
@@ -35,8 +38,12 @@ class Driver:
         self._clock = clock
         self._loops: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
+    async def __aenter__(self) -> Self:
         self._loops = [asyncio.create_task(self._loop(t), name=t.name) for t in self._tasks]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     async def stop(self) -> None:
         for loop in self._loops:
@@ -52,9 +59,20 @@ class Driver:
             if task.name == name:
                 task.woken.set()
 
+    async def run_now(self, *names: str) -> list[Task]:
+        """Run these one after the other and wait for their ends; what they then report."""
+        done = [task for name in names for task in self._tasks if task.name == name]
+        for task in done:
+            ended = asyncio.get_running_loop().create_future()
+            task.awaited.append(ended)
+            task.woken.set()
+            await ended
+        return done
+
     async def _loop(self, task: Task) -> None:
         while True:
             task.woken.clear()
+            awaited, task.awaited = task.awaited, []
             try:
                 task.report = await task.run()
                 task.error = ""
@@ -63,6 +81,9 @@ class Driver:
                     _log.exception("task.failed", task=task.name)
                 task.error = type(error).__name__
             task.finished_at = self._clock.now()
+            for ended in awaited:
+                if not ended.done():  # its caller went away
+                    ended.set_result(None)
             try:
                 async with asyncio.timeout(task.every_s):
                     await task.woken.wait()

@@ -10,12 +10,12 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from hutch.clock import Clock
+from hutch.control.alerts import Alert, Alerts
 from hutch.control.driver import TaskReport
 from hutch.errors import HutchError, Unavailable
 from hutch.exits.models import Exit, Health
@@ -34,17 +34,6 @@ _JITTER: Final = 0.2  # of a period, so that probes do not come in waves
 _WINDOW_S: Final = 300.0
 _REQUESTS_MIN: Final = 20
 _ERROR_RATE: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """Something that an operator should look at. It is gone when its cause is."""
-
-    id: str
-    exit_id: str
-    what: str  # exit_down | exit_drifted | exit_errors
-    detail: str
-    since: float
 
 
 class ExitWatch:
@@ -67,12 +56,12 @@ class ExitWatch:
         self._every_s = every_s
         self._spare_after = spare_after
         self._look = look
-        self._alerts: dict[str, Alert] = {}
+        self._alerts = Alerts()
         # Counters of the gateway, by time; a restart of it sets them back to nothing.
         self._counted: deque[tuple[float, Mapping[str, ExitTraffic]]] = deque()
 
     def alerts(self) -> list[Alert]:
-        return sorted(self._alerts.values(), key=lambda alert: (alert.since, alert.id))
+        return self._alerts.all()
 
     async def run(self) -> TaskReport:
         due = [exit_ for exit_ in self._exits.all() if self._due(exit_)]
@@ -162,12 +151,10 @@ class ExitWatch:
 
     def _raise_alerts(self, rates: Mapping[str, float]) -> None:
         now = self._clock.now()
-        current: dict[str, Alert] = {}
+        current: list[Alert] = []
 
         def alert(exit_: Exit, what: str, detail: str) -> None:
-            name = f"{what}:{exit_.id}"
-            known = self._alerts.get(name)
-            current[name] = Alert(name, exit_.id, what, detail, known.since if known else now)
+            current.append(Alert(f"{what}:{exit_.id}", what, detail, now, exit_.id))
 
         for exit_ in self._exits.all():
             if exit_.user_id is not None and exit_.health == "down":
@@ -177,15 +164,7 @@ class ExitWatch:
             rate = rates.get(exit_.id, 0.0)
             if rate > _ERROR_RATE:
                 alert(exit_, "exit_errors", f"{rate:.0%} of its requests failed.")
-        for name, raised in current.items():
-            if name not in self._alerts:
-                _log.warning(
-                    "alert.raised", alert=raised.what, exit=raised.exit_id, detail=raised.detail
-                )
-        for name, ended in self._alerts.items():
-            if name not in current:
-                _log.info("alert.ended", alert=ended.what, exit=ended.exit_id)
-        self._alerts = current
+        self._alerts.now(current)
 
 
 def judge(exit_: Exit, seen: Probe) -> tuple[Health, str]:

@@ -57,16 +57,19 @@ class Pool:
         rows: SandboxRows,
         clock: Clock,
         *,
-        size: int,
+        size: Callable[[], int],
         image: str,
         wake: Callable[[str], None],
         demand: Callable[[], tuple[int, float]],
         places: Places,
     ) -> None:
-        """``demand``: how many wait for a sandbox now, and when (Unix time) somebody last did."""
+        """``size``: how many members there should be now (``control.scaling``). ``demand``: how
+        many wait for a sandbox now, and when (Unix time) somebody last did.
+        """
         self._rows = rows
         self._clock = clock
-        self._size = size
+        self._wanted = size
+        self._size = 0  # as of the last look
         self._image = image
         self._wake = wake
         self._demand = demand
@@ -81,6 +84,7 @@ class Pool:
 
     async def run(self) -> TaskReport:
         now = self._clock.now()
+        self._size = self._wanted()
         members = [s for s in await self._rows.live() if s.user_id is None]
         await self._learn(members, now)
         warm = [s for s in members if s.observed == "warm" and s.desired == "warm"]

@@ -8,6 +8,7 @@ idle, those who have had theirs for a whole turn get no further runs until it is
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -108,6 +109,7 @@ class Places:
         self._weight = weight
         self._claimants = claimants
         self.make_room = make_room
+        self.given: Counter[str] = Counter()  # since the start: own, warm or cold
         self._line = Line()
         self._seats: dict[str, _Seat] = {}
         self._deciding = asyncio.Lock()  # from counting containers to promising one more
@@ -223,14 +225,14 @@ class Places:
             for user_id in self._line:
                 if user_id in census.owners:  # theirs has to wake, or is about to be replaced
                     self._line.leave(user_id)
-                    self._give(user_id, cold=False)
+                    self._give(user_id, "own")
             first = self._line.next()
             if first is None:
                 return False
             refused = None if census.warm else self._refuses(census)
             if census.warm or (refused is None and census.cold < self._starts_at_once):
                 self._line.serve(first)
-                self._give(first, cold=not census.warm)
+                self._give(first, "warm" if census.warm else "cold")
                 return True
             for user_id in self._line:
                 self._waits(user_id, refused or "pool_empty")
@@ -238,12 +240,13 @@ class Places:
             await self._ask_for_room(census, self.make_room)
         return False
 
-    def _give(self, user_id: str, *, cold: bool) -> None:
+    def _give(self, user_id: str, how: Literal["own", "warm", "cold"]) -> None:
+        self.given[how] += 1
         seat = self._seats[user_id]
         seat.given.set()
-        seat.cold = cold
+        seat.cold = how == "cold"
         self._since.setdefault(user_id, self._clock.now())
-        if cold:
+        if seat.cold:
             self._claimants.waits(user_id)
 
     def _waits(self, user_id: str, reason: PlaceReason) -> None:

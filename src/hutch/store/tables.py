@@ -208,6 +208,15 @@ snapshots: Final = Table(
     Column("created_at", Float, nullable=False),
 )
 
+# What the operator has said about the pool's size: one row, or none.
+pool_sizes: Final = Table(
+    "pool_sizes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("size", Integer, nullable=False),
+    Column("set_at", Float, nullable=False),
+)
+
 sessions: Final = Table(
     "sessions",
     metadata,

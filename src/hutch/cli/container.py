@@ -1,0 +1,43 @@
+"""``hutch container``: one's own."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated, Any
+
+import typer
+
+from hutch.cli.profile import user_client
+from hutch.config import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Your own container.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def get(json: Json = False) -> None:
+    """Have it ready: woken, or made if there is none."""
+    with user_client(Settings()) as client:
+        _show(client.get_or_create_container(), as_json=json)
+
+
+@app.command()
+def hibernate(json: Json = False) -> None:
+    """Put it away now. The next run finds everything as it was."""
+    with user_client(Settings()) as client:
+        _show(client.hibernate(), as_json=json)
+
+
+@app.command()
+def destroy(json: Json = False) -> None:
+    """End it with everything in it, and delete what is stored of it."""
+    with user_client(Settings()) as client:
+        _show(client.destroy_container(), as_json=json)
+
+
+def _show(container: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json_module.dumps(container))
+    else:
+        typer.echo(f"{container['id']} {container['observed']}")
