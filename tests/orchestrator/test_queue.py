@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from dataclasses import dataclass
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from hutch.accounts.tiers import Limits
 from hutch.app import Hutch
 from hutch.errors import QueueFull
 from hutch.runs.models import Run, Standing
+from hutch.runs.pace import RETRY_MAX_S
+from hutch.runs.queue import RunQueue
 from hutch.runs.service import NewRun
+from hutch.sandboxes.places import Places
 from tests.orchestrator.conftest import Api, World, log_of, new_user, run_to_end
 from tests.orchestrator.runtime import waits_for_release
+from tests.orchestrator.test_places import Steered
 
 
 def settings(world: World, **values: object) -> None:
@@ -49,7 +58,7 @@ async def test_a_run_says_what_it_waits_for(world: World, hutch: Hutch, user_id:
 
 
 async def test_a_thousand_runs_of_one_do_not_delay_another(world: World) -> None:
-    settings(world, queue_free=1000)
+    settings(world, queue_free=1000, queue_max=2500)
     async with world.orchestrator() as hutch:
         many, one = await new_user(hutch, "many"), await new_user(hutch, "one")
         await run_to_end(hutch, many)
@@ -70,7 +79,7 @@ async def test_what_is_too_much_is_refused_and_not_stored(
     world: World, hutch: Hutch, api: Api, user_id: str, key: str
 ) -> None:
     world.runtime.script = waits_for_release
-    hutch.run_queue._most = 3  # as HUTCH_QUEUE_MAX would
+    hutch.run_queue._most = 6  # as HUTCH_QUEUE_MAX would
     runs = [
         await hutch.runs.submit(user_id, NewRun("claude", f"{n}", idempotency_key=f"k{n}"))
         for n in range(3)
@@ -80,7 +89,8 @@ async def test_what_is_too_much_is_refused_and_not_stored(
     # Two go, three wait.
     runs += [await hutch.runs.submit(user_id, NewRun("claude", f"{n}")) for n in range(3, 5)]
     with pytest.raises(QueueFull, match="on this service"):
-        await hutch.runs.submit(other, NewRun("claude", "x"))
+        await hutch.runs.submit(user_id, NewRun("claude", "x"))
+    before = await hutch.runs.submit(other, NewRun("claude", "x"))  # who has none waiting
     body = {"provider": "claude", "prompt": "x"}
     status, answer = await api("POST", "/v1/runs", key, json=body)
     assert (status, answer["error"]["code"]) == (429, "queue_full")
@@ -89,11 +99,47 @@ async def test_what_is_too_much_is_refused_and_not_stored(
     again = await hutch.runs.submit(user_id, NewRun("claude", "2", idempotency_key="k2"))
     assert again.id == runs[2].id
     assert len(await hutch.runs.page(user_id, session_id=None, before=None, limit=100)) == 5
-    assert await hutch.runs.page(other, session_id=None, before=None, limit=100) == []
+    assert len(await hutch.runs.page(other, session_id=None, before=None, limit=100)) == 1
     world.runtime.release.set()
     for run in runs:
         assert (await hutch.runs.finished(user_id, run.id)).state == "succeeded"
-    assert (await run_to_end(hutch, other)).state == "succeeded"
+    assert (await hutch.runs.finished(other, before.id)).state == "succeeded"
+
+
+@dataclass
+class Waits:
+    """A run that only waits."""
+
+    run: Run
+
+    def tell_queued(self, standing: Standing) -> None:
+        """Into no log."""
+
+
+@given(st.lists(st.sampled_from("aaaabbc"), max_size=60), st.integers(2, 20))
+def test_no_user_takes_what_is_left_for_others(users: str, most: int) -> None:
+    queue = RunQueue(Steered(), most=most, places=never)
+    count: Counter[str] = Counter()
+    for n, user in enumerate(users):
+        run = Run(f"run{n}", user, f"ses{n}", "claude", None, "x", 10, "queued", 0.0)
+        free = most - queue.depth()
+        refused = None
+        try:
+            queue.enter(Waits(run), Limits(2, 100, 1), has_container=False)
+        except QueueFull as error:
+            refused = error
+        else:
+            count[user] += 1
+        if refused is not None:
+            assert count[user] >= free  # a newcomer only when nothing at all is free
+            assert 1 <= refused.retry_after_s <= RETRY_MAX_S
+        assert queue.depth() == count.total() <= most
+    if len(count) == 1:
+        assert count.total() <= (most + 1) // 2
+
+
+def never() -> Places:
+    raise AssertionError
 
 
 async def until_going(world: World, runs: list[Run]) -> None:

@@ -175,7 +175,9 @@ class RunQueue:
                 hint="Wait for some to end, or cancel them. Retry-After says when to try again.",
                 retry_after_s=self._paces.get(user_id, self._pace).retry_after_s(now),
             )
-        if len(self._entries) >= self._most:
+        # Nobody takes more than is left for others (dynamic thresholds, Choudhury and Hahne 1998):
+        # one user fills half of the queue, two of them two thirds, and a newcomer finds a place.
+        if self._count[user_id] >= self._most - len(self._entries):
             raise QueueFull(
                 "Too many runs are waiting on this service.",
                 hint="Try again later; Retry-After says when.",
