@@ -145,6 +145,19 @@ class Yard:
         """Long enough for every look that is due."""
         await asyncio.sleep(0.1)
 
+    async def soon(self, holds: Callable[[], bool]) -> None:
+        """However busy the machine is."""
+        async with asyncio.timeout(20):
+            while not holds():
+                await asyncio.sleep(0.005)
+
+    async def passes(self, holds: Callable[[], bool]) -> None:
+        """The same, with time."""
+        async with asyncio.timeout(20):
+            while not holds():
+                self.clock.time += 0.25
+                await asyncio.sleep(0.01)
+
     def waiting(self) -> set[str]:
         return {user_id for user_id, task in self.asking.items() if not task.done()}
 
@@ -168,17 +181,15 @@ async def test_no_more_than_the_cap_and_in_order(yard: Yard) -> None:
     async with yard.places(2) as places:
         for user in USERS[:4]:
             yard.ask(places, user)
-            await yard.settle()
-        assert yard.waiting() == {"u2", "u3"}
-        assert places.standings() == {"u2": ("capacity", 1), "u3": ("capacity", 2)}
+        await yard.soon(lambda: yard.waiting() == {"u2", "u3"})
+        both = {"u2": ("capacity", 1), "u3": ("capacity", 2)}
+        await yard.soon(lambda: places.standings() == both)
         assert places.standing("u3") == ("capacity", 2)
         assert {"u2", "u3"} <= set(yard.claimants.told)
         await yard.end("u0")
-        await yard.settle()
-        assert yard.waiting() == {"u3"}
+        await yard.soon(lambda: yard.waiting() == {"u3"})
         yard.asking["u3"].cancel()  # who gives up is not in the way
-        await yard.settle()
-        assert places.standings() == {}
+        await yard.soon(lambda: places.standings() == {})
 
 
 async def test_never_above_the_cap_whatever_happens(yard: Yard) -> None:
@@ -189,7 +200,7 @@ async def test_never_above_the_cap_whatever_happens(yard: Yard) -> None:
         await yard.row(None, "warm")
 
     async with yard.places(most) as places:
-        for _ in range(150):
+        for step in range(2000):
             user = luck.choice(USERS)
             match luck.choice(["ask", "ask", "end", "pool", "pause"]):
                 case "ask" if user not in yard.waiting():
@@ -201,7 +212,10 @@ async def test_never_above_the_cap_whatever_happens(yard: Yard) -> None:
                 case _:
                     await asyncio.sleep(0.005)
             peak = max(peak, len(await yard.rows.live()))
-        assert peak == most
+            assert peak <= most
+            if step > 150 and peak == most:
+                return
+        raise AssertionError("the cap was never reached")
 
 
 async def test_a_host_short_of_memory_gets_no_more(yard: Yard) -> None:
@@ -210,21 +224,18 @@ async def test_a_host_short_of_memory_gets_no_more(yard: Yard) -> None:
         for user in USERS[:3]:
             yard.ask(places, user)
         await yard.row("u7", "provisioning")  # has yet to take its memory
-        await yard.settle()
         # What is available stays as it was, since nothing here takes any.
-        assert not yard.waiting()
+        await yard.soon(lambda: not yard.waiting())
         yard.load.now = Memory(8000, 1000 + 499)
         yard.ask(places, "u4")
-        await yard.settle()
-        assert places.standing("u4") == ("memory", 1)
+        await yard.soon(lambda: places.standing("u4") == ("memory", 1))
 
         async def member() -> None:
             raise AssertionError
 
         assert "users wait" in await places.begin_member(member)
         yard.load.now = Memory(8000, 1000 + 1001)
-        await yard.settle()
-        assert not yard.waiting()
+        await yard.soon(lambda: not yard.waiting())
         yard.load.now = Memory(8000, 100)
         assert "memory" in await places.begin_member(member)
 
@@ -233,8 +244,7 @@ async def test_what_is_promised_takes_memory_already(yard: Yard) -> None:
     yard.load.now = Memory(8000, 1000 + 2 * 500)
     async with yard.places(50) as places, places.of("u0"), places.of("u1"):
         yard.ask(places, "u2")
-        await yard.settle()
-        assert yard.waiting() == {"u2"}
+        await yard.soon(lambda: places.standing("u2") == ("memory", 1))
 
 
 async def test_a_warm_one_is_had_at_the_cap(yard: Yard) -> None:
@@ -243,13 +253,11 @@ async def test_a_warm_one_is_had_at_the_cap(yard: Yard) -> None:
     async with yard.places(2) as places:
         yard.ask(places, "u1")
         yard.ask(places, "u2")
-        await yard.settle()
-        assert yard.waiting() == {"u2"}
+        await yard.soon(lambda: yard.waiting() == {"u2"})
         assert len(await yard.rows.live()) == 2
         # Whoever has one, in whatever state, needs no place.
         yard.ask(places, "u0")
-        await yard.settle()
-        assert yard.waiting() == {"u2"}
+        await yard.soon(lambda: yard.waiting() == {"u2"})
 
 
 async def test_few_are_made_at_once(yard: Yard) -> None:
@@ -257,8 +265,7 @@ async def test_few_are_made_at_once(yard: Yard) -> None:
         await yard.row(user, "provisioning")
     async with yard.places(50) as places:
         yard.ask(places, "u4")
-        await yard.settle()
-        assert places.standing("u4") == ("pool_empty", 1)
+        await yard.soon(lambda: places.standing("u4") == ("pool_empty", 1))
 
 
 def evicts(yard: Yard, asked: list[str], *, idle: Callable[[], set[str]]) -> MakeRoom:
@@ -281,12 +288,10 @@ async def test_the_idle_are_asked_to_go_as_many_as_are_needed(yard: Yard) -> Non
         await yard.row(user)
     async with yard.places(3, evicts(yard, asked, idle=lambda: set(USERS))) as places:
         yard.ask(places, "u3")
-        await yard.settle()
-        assert asked == ["u0"]
+        await yard.soon(lambda: asked == ["u0"])
         assert yard.waiting() == {"u3"}  # it is not gone yet
         await yard.end("u0")
-        await yard.settle()
-        assert not yard.waiting()
+        await yard.soon(lambda: not yard.waiting())
 
 
 async def test_the_busy_let_go_after_a_turn(yard: Yard) -> None:
@@ -295,25 +300,21 @@ async def test_the_busy_let_go_after_a_turn(yard: Yard) -> None:
     make_room = evicts(yard, asked, idle=lambda: set(USERS) - yard.claimants.busy)
     async with yard.places(2, make_room) as places:
         yard.ask(places, "u0")
-        await yard.settle()
+        await yard.soon(lambda: not yard.waiting())
         yard.clock.time += 1
         yard.ask(places, "u1")
-        await yard.settle()
+        await yard.soon(lambda: not yard.waiting())
         yard.ask(places, "u2")
         await yard.settle()
         assert yard.claimants.held == set()  # their turns have only begun
         yard.clock.time += 29.5
-        await yard.settle()
-        assert yard.claimants.held == {"u0"}  # one waits, so one is held
+        await yard.soon(lambda: yard.claimants.held == {"u0"})  # one waits, so one is held
         yard.clock.time += 100
-        await yard.settle()
-        assert yard.claimants.held == {"u0"}
+        await yard.soon(lambda: yard.claimants.held == {"u0"})
         yard.claimants.busy = {"u1"}
-        await yard.settle()
-        assert asked == ["u0"]
+        await yard.soon(lambda: asked == ["u0"])
         await yard.end("u0")
-        await yard.settle()
-        assert not yard.waiting()
+        await yard.soon(lambda: not yard.waiting())
         assert yard.claimants.held == set()
 
 
@@ -323,20 +324,17 @@ async def test_who_cannot_be_put_away_goes_on(yard: Yard) -> None:
 
     async with yard.places(1, never) as places:
         yard.ask(places, "u0")
-        await yard.settle()
+        await yard.soon(lambda: not yard.waiting())
         yard.clock.time += 31
         yard.ask(places, "u1")
-        await yard.settle()
-        assert yard.claimants.held == {"u0"}
-        yard.clock.time += 11
-        await yard.settle()
-        assert yard.claimants.held == set()
-        yard.clock.time += 31  # and is asked again after another turn
-        await yard.settle()
-        assert yard.claimants.held == {"u0"}
+        await yard.soon(lambda: yard.claimants.held == {"u0"})
+        began = yard.clock.time
+        await yard.passes(lambda: yard.claimants.held == set())
+        assert yard.clock.time - began >= 10
+        await yard.passes(lambda: yard.claimants.held == {"u0"})
+        assert yard.clock.time - began >= 40  # another turn
         yard.asking["u1"].cancel()
-        await yard.settle()
-        assert yard.claimants.held == set()
+        await yard.soon(lambda: yard.claimants.held == set())
 
 
 async def test_a_database_that_fails_does_not_stop_the_line(
@@ -353,8 +351,7 @@ async def test_a_database_that_fails_does_not_stop_the_line(
         await yard.settle()
         assert yard.waiting() == {"u0"}
         monkeypatch.setattr(SandboxRows, "live", live)
-        await yard.settle()
-        assert not yard.waiting()
+        await yard.soon(lambda: not yard.waiting())
 
 
 async def test_a_census(yard: Yard) -> None:
