@@ -194,13 +194,15 @@ async def running(
             moved=sync.user_changed,
         )
         await exits.load()
-        logins = Logins(
-            vault,
-            runtime,
-            lambda: sandboxes,
-            permit_claude=agreements.permit_session_token,
-            changed=sync.user_changed,
-            sign_in_hosts=SIGN_IN_HOSTS | _hosts(settings),
+        logins = closing(
+            Logins(
+                vault,
+                runtime,
+                lambda: sandboxes,
+                permit_claude=agreements.permit_session_token,
+                changed=sync.user_changed,
+                sign_in_hosts=SIGN_IN_HOSTS | _hosts(settings),
+            )
         )
         run_rows = RunRows(database)
         snapshots = closing(
