@@ -9,6 +9,7 @@ import time
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from hutch.gateway.base import FakeGateway
 from tests.gateway.conftest import Setup
@@ -65,6 +66,38 @@ async def test_on_the_shared_address_the_placeholder_decides(setup: Setup) -> No
 async def test_a_reused_address_belongs_to_its_new_sandbox(setup: Setup) -> None:
     await setup.control.put(setup.entry("127.0.0.2", "user_c", sandbox="sbx_c"))
     await setup.control.remove("sbx_a", "inc_of_sbx_a")  # comes late: must not take it away
+    async with setup.session("127.0.0.2") as http, http.get(f"{setup.base}/claude/x") as response:
+        assert response.status == 200
+    assert setup.upstream.seen.pop().values("x-api-key") == ["real-claude-user_c"]
+
+
+async def test_what_a_dead_sandbox_asked_for_ahead_is_not_its_successors(setup: Setup) -> None:
+    """It sends two requests at once; while the first waits for its answer, the sandbox ends and its
+    address goes to another user's.
+    """
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_: web.BaseRequest) -> web.StreamResponse:
+        setup.upstream.handler = None
+        asked.set()
+        await answer.wait()
+        return web.Response(text="late")
+
+    setup.upstream.handler = slowly
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", setup.gateway.port, local_addr=("127.0.0.2", 0)
+    )
+    writer.write(b"".join(b"POST /claude/%d HTTP/1.1\r\nHost: h\r\n\r\n" % n for n in range(3)))
+    await asked.wait()
+    await setup.control.remove("sbx_a", "inc_of_sbx_a")
+    await setup.control.put(setup.entry("127.0.0.2", "user_c", sandbox="sbx_c"))
+    answer.set()
+    said = await reader.readuntil(b"late")
+    said += await reader.readuntil(b"403")
+    writer.close()
+    assert said.startswith(b"HTTP/1.1 200")
+    assert "user_c" not in repr(setup.upstream.seen)
+    # Its successor's own connections are its own.
     async with setup.session("127.0.0.2") as http, http.get(f"{setup.base}/claude/x") as response:
         assert response.status == 200
     assert setup.upstream.seen.pop().values("x-api-key") == ["real-claude-user_c"]

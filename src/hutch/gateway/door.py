@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, cast
 
-from hutch.gateway.gate import Gate
+from hutch.gateway.gate import Gate, Peer
 from hutch.gateway.refusals import Refusal
 from hutch.gateway.tunnel import serve_tunnel
 from hutch.gateway.upgrade import serve_upgrade
@@ -56,7 +56,7 @@ class Door:
             if not self._admits(peer[0]):
                 sock.close()
                 continue
-            task = loop.create_task(self._serve(Visitor(sock, peer[0])))
+            task = loop.create_task(self._serve(Visitor(sock, peer[0]), peer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -71,7 +71,7 @@ class Door:
         self._gate.traffic.connections.set(self._gate.seats.connections)
         return True
 
-    async def _serve(self, visitor: Visitor) -> None:
+    async def _serve(self, visitor: Visitor, peer: Peer) -> None:
         handed_over = False
         try:
             visitor.sock.setblocking(False)
@@ -82,7 +82,7 @@ class Door:
             elif _UPGRADE.search(visitor.head):
                 await serve_upgrade(self._gate, visitor)
             else:
-                handed_over = await self._hand_over(visitor)
+                handed_over = await self._hand_over(visitor, peer)
         except Refusal as refusal:
             self._gate.traffic.turned_away("slow" if refusal.status == 408 else "too_large")
             if await self._gate.ready() and self._gate.table.knows(visitor.address):
@@ -92,21 +92,22 @@ class Door:
         finally:
             if not handed_over:
                 visitor.sock.close()
-                self._left(visitor.address)
+                self._left(peer)
 
-    async def _hand_over(self, visitor: Visitor) -> bool:
+    async def _hand_over(self, visitor: Visitor, peer: Peer) -> bool:
         protocol = _Resumed(
             cast("asyncio.Protocol", self._http()),
             visitor.head + visitor.rest,
-            lambda: self._left(visitor.address),
+            lambda: self._left(peer),
         )
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: protocol, sock=visitor.sock
         )
         return True
 
-    def _left(self, address: str) -> None:
-        self._gate.seats.leave(address)
+    def _left(self, peer: Peer) -> None:
+        self._gate.left(peer)
+        self._gate.seats.leave(peer[0])
         self._gate.traffic.connections.set(self._gate.seats.connections)
 
 

@@ -12,12 +12,14 @@ from hutch.gateway.clients import Clients
 from hutch.gateway.headers import presented_keys
 from hutch.gateway.refusals import Refusal
 from hutch.gateway.seats import Seats
-from hutch.gateway.table import Entry, Route, Table
+from hutch.gateway.table import SHARED_ADDRESS, Entry, Route, Table
 from hutch.gateway.target import Target
 from hutch.gateway.traffic import Traffic
 
 SYNC_WAIT_S: Final = 2  # a gateway that was just restarted has its table in milliseconds
 _RETRY_AFTER_S: Final = 2
+
+Peer = tuple[str, int]  # address and port
 
 
 class Gate:
@@ -32,6 +34,8 @@ class Gate:
         )
         self.check = AddressCheck(settings.egress_networks, resolver)
         self.clients = Clients(self.check)
+        # By a kept connection's peer: whose it is, since its first request.
+        self._owners: dict[Peer, str] = {}
         self.total_s = settings.run_timeout_max_s  # no tunnel is of use for longer than a run
 
     async def close(self) -> None:
@@ -61,8 +65,25 @@ class Gate:
             raise Refusal(503, "just started, and not told yet who is who.", _RETRY_AFTER_S)
         entry = self.table.find(address, (*presented_keys(headers), *more_keys))
         if entry is None:
-            raise Refusal(403, "this address is no sandbox's.")
+            raise _nobodys()
         return entry
+
+    def stays(self, peer: Peer, entry: Entry) -> None:
+        """That a connection with several requests is the same incarnation's for all of them. Its
+        sandbox may have ended and its address be another's while requests wait in here. Raises
+        ``Refusal``.
+        """
+        if peer[0] == SHARED_ADDRESS:
+            return  # there each request shows whose it is
+        if self._owners.setdefault(peer, entry.incarnation) != entry.incarnation:
+            raise _nobodys()
+
+    def left(self, peer: Peer) -> None:
+        self._owners.pop(peer, None)
+
+
+def _nobodys() -> Refusal:
+    return Refusal(403, "this address is no sandbox's.")
 
 
 def route_of(entry: Entry, target: Target) -> Route:

@@ -16,7 +16,7 @@ from yarl import URL
 from hutch.errors import InvalidRequest
 from hutch.gateway.clients import SILENCE_S
 from hutch.gateway.dial import way_of
-from hutch.gateway.gate import Gate, route_of
+from hutch.gateway.gate import Gate, Peer, route_of
 from hutch.gateway.headers import (
     NOT_FROM_HOSTS,
     NOT_FROM_PROVIDERS,
@@ -75,7 +75,10 @@ class Proxy:
             except Refusal as refusal:  # told only to those whom we know
                 refused = refusal
         keys = target.presented if target else ()
-        entry = exchange.entry = await self._gate.entry(_peer(request), request.headers, keys)
+        peer = _peer(request)
+        entry = await self._gate.entry(peer[0], request.headers, keys)
+        self._gate.stays(peer, entry)
+        exchange.entry = entry
         exchange.provider = target.provider if target else None
         if request.method == "CONNECT" or "upgrade" in request.headers:
             raise Refusal(426, "a tunnel or WebSocket needs a connection of its own.")
@@ -232,6 +235,6 @@ def _broken_off(request: web.BaseRequest, response: web.StreamResponse) -> web.S
     return response
 
 
-def _peer(request: web.BaseRequest) -> str:
+def _peer(request: web.BaseRequest) -> Peer:
     peer = request.transport.get_extra_info("peername") if request.transport else None
-    return str(peer[0]) if isinstance(peer, tuple) else ""
+    return (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else ("", 0)
