@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from hutch.config import Settings
 from hutch.gateway.relay import relay
+from hutch.gateway.names import authority, host_name, written
 from hutch.gateway.table import HostRule
 from tests.gateway.conftest import Names, Setup
 from tests.gateway.exits import Streams, an_exit, that_works
@@ -267,13 +268,16 @@ async def test_the_address_that_was_checked_is_the_one_that_is_dialled(
     assert asked == ["127.0.0.9"]
 
 
+@pytest.mark.parametrize("own", ["127.0.0.1", "::ffff:127.0.0.1", "64:ff9b::127.0.0.1"])
 async def test_the_servers_own_address_is_refused_though_it_is_public(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, own: str
 ) -> None:
     monkeypatch.setattr("hutch.gateway.addresses._CLOSED", ())
     setup.gateway._gate.check._opened = ()
-    await allow(setup, ("127.0.0.1", 80))
-    head, _, writer = await setup.tunnel(SANDBOX, "127.0.0.1:80")
+    place = written(host_name(f"[{own}]" if ":" in own else own), 80)
+    host, port = authority(place)
+    await allow(setup, (host, port))
+    head, _, writer = await setup.tunnel(SANDBOX, place)
     assert b"403" in head
     assert b"is this server itself" in head
     writer.close()

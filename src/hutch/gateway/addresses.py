@@ -118,6 +118,7 @@ class AddressCheck:
 
     def _is_own(self, address: Address) -> bool:
         """Whether it is one of this machine's: services that trust neighbours listen there."""
+        address = _embedded(address)
         if any(address in network for network in self._opened):
             return False
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
