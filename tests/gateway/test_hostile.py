@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -109,6 +111,31 @@ async def test_no_other_target_leads_anywhere(setup: Setup, target: str) -> None
     answer = await setup.raw("127.0.0.2", request(target, CLOSE, method=method))
     assert answer.split(b" ")[1] in {b"400", b"403"}, answer
     assert setup.upstream.seen == []
+
+
+async def test_no_answer_can_repeat_the_credential(setup: Setup) -> None:
+    """A server that knows TRACE answers with the request as it got it."""
+    answer = await setup.raw("127.0.0.2", request("/claude/v1/x", CLOSE, method="TRACE"))
+    assert answer.startswith(b"HTTP/1.1 405")
+    assert setup.upstream.seen == []
+
+
+@pytest.mark.parametrize("line", [b"200 a\x01b\r\n", b"200 OK\r\nX-A: a\x01b\r\n"])
+async def test_an_answer_that_cannot_be_passed_on_is_no_crash(
+    setup: Setup, line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 " + line + b"Content-Length: 2\r\n\r\nok")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await setup.control.put(setup.entry("127.0.0.2", base_url=url))
+        answer = await setup.raw("127.0.0.2", request("/claude/v1/x", CLOSE))
+    assert answer.startswith(b"HTTP/1.1 502"), answer
+    assert "Error handling request" not in caplog.text
 
 
 async def test_what_follows_in_the_path_and_query_is_kept_byte_for_byte(setup: Setup) -> None:

@@ -82,6 +82,9 @@ class Proxy:
         exchange.provider = target.provider if target else None
         if request.method == "CONNECT" or "upgrade" in request.headers:
             raise Refusal(426, "a tunnel or WebSocket needs a connection of its own.")
+        if request.method == "TRACE":
+            # Its answer is the request as it arrived there: with the credential.
+            raise Refusal(405, "TRACE is not forwarded.")
         if (request.content_length or 0) > BODY_MAX:
             raise Refusal(413, f"a request may have {BODY_MAX // MIB} MB.")
         if refused is not None:
@@ -182,7 +185,10 @@ class Proxy:
             reason=upstream.reason,
             headers=to_sandbox(upstream.headers.items(), outgoing.withheld),
         )
-        await response.prepare(request)
+        try:
+            await response.prepare(request)
+        except ValueError:  # control characters in its reason or a header
+            raise Refusal(502, f"the answer of {outgoing.what} cannot be forwarded.") from None
         exchange.status = upstream.status
         while True:
             try:
