@@ -6,9 +6,11 @@ import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from hutch.gateway import dial
@@ -184,6 +186,90 @@ async def test_after_a_change_of_exit_the_former_is_not_used(setup: Setup) -> No
                     async with http.get(f"{setup.base}/claude/x") as response:
                         assert response.status == 200
         assert (len(one.heads), len(two.heads)) == (1, 1)
+
+
+async def test_an_exits_next_user_gets_no_connection_of_the_last(setup: Setup) -> None:
+    """Though an answer to the last one was still under way when the exit changed hands."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_: web.BaseRequest) -> web.StreamResponse:
+        setup.upstream.handler = None
+        asked.set()
+        await answer.wait()
+        return web.Response(text="late")
+
+    setup.upstream.handler = slowly
+    async with an_exit(exits.that_works) as one:
+        await setup.control.put(entry(setup, one.proxy))
+        asking = asyncio.create_task(by_route(setup))
+        await asked.wait()
+        await setup.control.remove("sbx_a", "inc_of_sbx_a")
+        await setup.control.put(
+            setup.entry("127.0.0.3", "user_b", sandbox="sbx_b", leaves=one.proxy)
+        )
+        answer.set()
+        assert (await asking)[1] == "late"
+        async with (
+            setup.session("127.0.0.3") as http,
+            http.get(f"{setup.base}/claude/x") as response,
+        ):
+            assert response.status == 200
+        assert len(one.heads) == 2
+
+
+@pytest.mark.parametrize("kind", [by_route, by_plain])
+@pytest.mark.parametrize("then", ["removed", "closed", "the next user's"])
+async def test_an_exit_that_changes_while_it_is_dialled_gets_no_request(
+    setup: Setup, kind: Kind, then: str
+) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(streams: Streams, head: bytes) -> None:
+        asked.set()
+        await go_on.wait()
+        await exits.that_works(streams, head)
+
+    async with an_exit(slowly) as one:
+        await setup.control.put(entry(setup, one.proxy))
+        asking = asyncio.ensure_future(kind(setup))
+        await asked.wait()
+        if then == "closed":
+            await setup.control.put(replace(entry(setup, one.proxy), egress="closed", exit=None))
+        else:
+            await setup.control.remove("sbx_a", "inc_of_sbx_a")
+        if then == "the next user's":
+            await setup.control.put(
+                setup.entry("127.0.0.3", "user_b", sandbox="sbx_b", leaves=one.proxy)
+            )
+        go_on.set()
+        status, said, _ = await asking
+    assert status == 503
+    assert "try again" in said
+    assert setup.upstream.seen == []
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_exit_has_one_user_whatever_the_table_says(
+    setup: Setup, kind: Kind, *, whole: bool
+) -> None:
+    """A lease ends and begins in the database; the two pushes come in any order."""
+    async with an_exit(exits.that_works) as one:
+        first = entry(setup, one.proxy)
+        other = setup.entry("127.0.0.3", "user_b", sandbox="sbx_b", leaves=one.proxy)
+        if whole:
+            await setup.control.put_table([first, other])
+        else:
+            await setup.control.put(first)
+            await setup.control.put(other)
+        status, said, _ = await kind(setup)
+        assert status == 502
+        assert "given to somebody else" in said
+        assert one.heads == []
+        await setup.control.put(first)
+        if kind is not by_websocket:  # the upstream here knows none
+            assert (await kind(setup))[0] == 200
+            assert len(one.heads) == 1
 
 
 async def test_a_slow_exit_is_waited_for(setup: Setup) -> None:

@@ -11,13 +11,14 @@ import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
 
 from hutch.config import Settings
-from hutch.gateway.relay import relay
 from hutch.gateway.names import authority, host_name, written
+from hutch.gateway.relay import relay
 from hutch.gateway.table import HostRule
 from tests.gateway.conftest import Names, Setup
 from tests.gateway.exits import Streams, an_exit, that_works
@@ -347,6 +348,18 @@ async def test_an_exit_that_changes_while_it_is_dialled_opens_no_tunnel(setup: S
         go_on.set()
         head, _, writer = await opening
         assert b" 503 " in head.splitlines()[0]
+        writer.close()
+
+
+async def test_a_direct_tunnel_ends_when_there_is_no_way_out_any_more(setup: Setup) -> None:
+    async with destination(echo) as port:
+        await allow(setup, ("127.0.0.1", port))
+        _, reader, writer = await setup.tunnel(SANDBOX, f"127.0.0.1:{port}")
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        await setup.control.put(replace(setup.entry(SANDBOX), egress="closed"))
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
         writer.close()
 
 

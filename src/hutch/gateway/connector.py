@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import aiohttp
 from yarl import URL
 
-from hutch.gateway.dial import Dialled, Way, connect
-from hutch.gateway.refusals import Refusal, exit_unavailable
-from hutch.gateway.table import ExitProxy
+from hutch.gateway.dial import Dialled, connect
+from hutch.gateway.refusals import Refusal, exit_unavailable, way_changed
+from hutch.gateway.table import ExitProxy, Way
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -32,14 +32,22 @@ class WayConnector(aiohttp.BaseConnector):
     """
 
     def __init__(
-        self, way: Way, *, dial: Dial = connect, keepalive_s: float = 30, reuse: bool = True
+        self,
+        way: Way,
+        *,
+        dial: Dial = connect,
+        keepalive_s: float = 30,
+        reuse: bool = True,
+        still: Callable[[], bool] = lambda: True,
     ) -> None:
+        """``still``: whether the way may be used, asked again when a connection is made."""
         if reuse:
             super().__init__(limit=0, keepalive_timeout=keepalive_s)
         else:
             super().__init__(limit=0, force_close=True)
         self._way = way
         self._dial = dial
+        self._still = still
 
     async def _create_connection(
         self,
@@ -48,7 +56,12 @@ class WayConnector(aiohttp.BaseConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ARG002 - ``dial`` has its own
     ) -> ResponseHandler:
         """Called by aiohttp for each new connection, as in its ``UnixConnector``."""
-        _, protocol = await open_transport(self._factory, self._way, req.url, dial=self._dial)
+        transport, protocol = await open_transport(
+            self._factory, self._way, req.url, dial=self._dial
+        )
+        if not self._still():
+            transport.abort()
+            raise way_changed()
         return protocol
 
 

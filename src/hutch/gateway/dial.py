@@ -14,17 +14,15 @@ import ipaddress
 import os
 import socket
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import h11
 
 from hutch.gateway.addresses import AddressCheck
 from hutch.gateway.names import written
 from hutch.gateway.refusals import Refusal, exit_unavailable
-from hutch.gateway.table import Entry, ExitProxy
+from hutch.gateway.table import Entry, ExitProxy, Lane, Way
 from hutch_runtime.protocol import KIB
-
-Way = ExitProxy | Literal["direct"]
 
 CONNECT_S: Final = 10.0
 _ANSWER_MAX: Final = 8 * KIB  # what an exit may say before its blank line
@@ -41,13 +39,13 @@ class Dialled:
     early: bytes = b""
 
 
-def way_of(entry: Entry) -> Way:
-    """How this sandbox's connections leave. Raises ``Refusal`` if none may."""
-    if entry.egress == "direct":
-        return "direct"
-    if entry.egress == "exit" and entry.exit is not None:
-        return entry.exit
-    raise exit_unavailable(entry.closed_because or "no exit is to be had for this user.")
+def lane_of(entry: Entry) -> Lane:
+    """How this sandbox's connections leave, and who else may use them. Raises ``Refusal`` if none
+    may leave.
+    """
+    if entry.lane is None:
+        raise exit_unavailable(entry.closed_because or "no exit is to be had for this user.")
+    return entry.lane
 
 
 async def connect(way: Way, host: str, port: int, *, timeout: float = CONNECT_S) -> Dialled:

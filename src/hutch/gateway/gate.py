@@ -44,7 +44,7 @@ class Gate:
     def table_changed(self) -> None:
         """To be called in the same step of the event loop as the change."""
         self.seats.table_changed()
-        self.clients.keep(self.table.ways())
+        self.clients.keep(self.table.lanes())
         self.traffic.sandboxes.set(len(self.table))
 
     async def ready(self) -> bool:

@@ -15,7 +15,7 @@ from yarl import URL
 
 from hutch.errors import InvalidRequest
 from hutch.gateway.clients import SILENCE_S
-from hutch.gateway.dial import way_of
+from hutch.gateway.dial import lane_of
 from hutch.gateway.gate import Gate, Peer, route_of
 from hutch.gateway.headers import (
     NOT_FROM_HOSTS,
@@ -97,12 +97,12 @@ class Proxy:
         self, request: web.BaseRequest, exchange: Exchange, entry: Entry, target: Target
     ) -> _Outgoing:
         route = route_of(entry, target)
-        way = way_of(entry)
-        exchange.exit = way.id if isinstance(way, ExitProxy) else None
+        lane = lane_of(entry)
+        exchange.exit = lane.way.id if isinstance(lane.way, ExitProxy) else None
         return _Outgoing(
             target.url(route.base_url, route.strip),
             to_provider(request.headers.items(), route),
-            self._gate.clients.to_provider(way),
+            self._gate.clients.to_provider(lane),
             f"the API of {target.provider}",
             NOT_FROM_PROVIDERS,
         )
@@ -115,12 +115,12 @@ class Proxy:
         exchange.host = written(host, port)
         exchange.path = url.raw_path
         check_allowed(entry, host, port)
-        way = way_of(entry)
-        exchange.exit = way.id if isinstance(way, ExitProxy) else None
+        lane = lane_of(entry)
+        exchange.exit = lane.way.id if isinstance(lane.way, ExitProxy) else None
         return _Outgoing(
             url,
             to_host(request.headers.items()),
-            self._gate.clients.to_host(way),
+            self._gate.clients.to_host(lane),
             exchange.host,
             NOT_FROM_HOSTS,
         )

@@ -80,6 +80,11 @@ def exit_unavailable(message: str, *, answered: int | None = None) -> Refusal:
     return Refusal(502, message, code=EXIT_UNAVAILABLE, answered=answered)
 
 
+def way_changed() -> Refusal:
+    """What was admitted a moment ago may not leave that way any more."""
+    return Refusal(503, "the way out has changed just now; try again.", 1)
+
+
 def _shaped(provider: Provider, refusal: Refusal) -> dict[str, Any]:
     status, message = refusal.status, refusal.text
     anthropic, openai, google = _TYPES.get(status, ("api_error", "server_error", "UNKNOWN"))

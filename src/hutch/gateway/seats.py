@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hutch.gateway.pace import Pace
-from hutch.gateway.refusals import Refusal
+from hutch.gateway.refusals import way_changed
 from hutch.gateway.table import SHARED_ADDRESS, Entry, Table
 
 # All sandboxes of the process backend come from one address.
 _SHARED_FACTOR: Final = 16
 
-_Key = tuple[str, str, str | None]  # sandbox, incarnation, exit
+_Key = tuple[str, str, str, str | None]  # sandbox, incarnation, egress, exit
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Seats:
         gets another way out. Raises ``Refusal`` when that has happened since it was admitted.
         """
         if not self._holds(_key(entry)):
-            raise Refusal(503, "the way out has changed just now; try again.", 1)
+            raise way_changed()
         seat, task = self.of(entry), asyncio.current_task()
         assert task is not None  # noqa: S101 - for mypy: only called in coroutines
         seat.tasks.add(task)
@@ -89,4 +89,5 @@ class Seats:
 
 
 def _key(entry: Entry) -> _Key:
-    return entry.sandbox_id, entry.incarnation, entry.exit.id if entry.exit else None
+    exit_id = entry.exit.id if entry.exit else None
+    return entry.sandbox_id, entry.incarnation, entry.egress, exit_id

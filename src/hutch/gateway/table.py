@@ -6,7 +6,7 @@ Pushed whole or entry by entry by the orchestrator over a Unix socket, kept in m
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from hutch.secrets import Secret
@@ -15,6 +15,7 @@ from hutch_runtime.protocol import Provider
 # Sandboxes of the process backend all come from the host's own address; every other address
 # belongs to one sandbox at a time.
 SHARED_ADDRESS: Final = "127.0.0.1"
+_EXIT_MOVED: Final = "the exit was given to somebody else just now; try again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,18 @@ class ExitProxy:
     password: Secret
 
 
+# How something leaves. A value that one must have, never a default.
+Way = ExitProxy | Literal["direct"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Those who may use the same connections: of an exit its user alone; all who leave directly."""
+
+    way: Way
+    user_id: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class HostRule:
     """``host`` is a name, ``*.name`` (what is below it), or a literal address; in lower case."""
@@ -68,6 +81,13 @@ class Entry:
     closed_because: str = ""  # told to the user when it is "closed"
     allow: tuple[HostRule, ...] = ()  # for CONNECT and plain HTTP
 
+    @property
+    def lane(self) -> Lane | None:
+        """None if nothing of theirs may leave."""
+        if self.egress == "direct":
+            return Lane("direct")
+        return Lane(self.exit, self.user_id) if self.egress == "exit" and self.exit else None
+
 
 class Table:
     """Entries by address. A change is one step of the event loop: requests see all or nothing."""
@@ -75,6 +95,7 @@ class Table:
     def __init__(self) -> None:
         self._by_sandbox: dict[str, Entry] = {}
         self._by_address: dict[str, Entry] = {}
+        self._exit_users: dict[str, str | None] = {}  # by exit: who was last told to have it
 
     def __len__(self) -> int:
         return len(self._by_sandbox)
@@ -88,9 +109,9 @@ class Table:
             return address in self._by_address
         return any(entry.address == SHARED_ADDRESS for entry in self._by_sandbox.values())
 
-    def ways(self) -> frozenset[ExitProxy]:
-        """The exits that some sandbox has now."""
-        return frozenset(e.exit for e in self._by_sandbox.values() if e.exit is not None)
+    def lanes(self) -> frozenset[Lane]:
+        """Those that some sandbox has now."""
+        return frozenset(e.lane for e in self._by_sandbox.values() if e.lane is not None)
 
     def replace(self, entries: Iterable[Entry]) -> None:
         """Forget everything and take these; of two with one address the later counts."""
@@ -98,9 +119,19 @@ class Table:
         for entry in entries:
             fresh.put(entry)
         self._by_sandbox, self._by_address = fresh._by_sandbox, fresh._by_address
+        self._exit_users = fresh._exit_users
 
     def put(self, entry: Entry) -> None:
-        """Add it in place of the sandbox's former one and of whoever had the address before."""
+        """Add it in place of the sandbox's former one and of whoever had the address before. If
+        its exit was another user's, that one is without until it is told anew.
+        """
+        if entry.exit is not None:
+            if self._exit_users.get(entry.exit.id, entry.user_id) != entry.user_id:
+                self._close(entry.exit.id)
+            self._exit_users[entry.exit.id] = entry.user_id
+        self._add(entry)
+
+    def _add(self, entry: Entry) -> None:
         self._drop(self._by_sandbox.get(entry.sandbox_id))
         if entry.address != SHARED_ADDRESS:
             self._drop(self._by_address.get(entry.address))
@@ -127,6 +158,11 @@ class Table:
             if entry.address == SHARED_ADDRESS and any(entry.placeholder.matches(k) for k in keys):
                 found = entry  # no early end: the time must not tell which
         return found
+
+    def _close(self, exit_id: str) -> None:
+        for entry in list(self._by_sandbox.values()):
+            if entry.exit is not None and entry.exit.id == exit_id:
+                self._add(replace(entry, egress="closed", exit=None, closed_because=_EXIT_MOVED))
 
     def _drop(self, entry: Entry | None) -> None:
         if entry is None:

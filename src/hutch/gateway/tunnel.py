@@ -8,7 +8,7 @@ import contextlib
 import h11
 
 from hutch.errors import InvalidRequest
-from hutch.gateway.dial import Dialled, connect_checked, way_of
+from hutch.gateway.dial import Dialled, connect_checked, lane_of
 from hutch.gateway.gate import Gate
 from hutch.gateway.hosts import check_allowed
 from hutch.gateway.names import authority, written
@@ -41,7 +41,7 @@ async def _admit(gate: Gate, visitor: Visitor, exchange: Exchange) -> Dialled:
         raise Refusal(400, error.message) from None
     exchange.host = written(host, port)
     check_allowed(entry, host, port)
-    way = way_of(entry)
+    way = lane_of(entry).way
     exchange.exit = way.id if isinstance(way, ExitProxy) else None
     return await connect_checked(gate.check, way, host, port)
 

@@ -13,14 +13,14 @@ import h11
 from yarl import URL
 
 from hutch.gateway.connector import open_transport
-from hutch.gateway.dial import Way, way_of
+from hutch.gateway.dial import lane_of
 from hutch.gateway.gate import Gate, route_of
 from hutch.gateway.headers import to_provider, to_sandbox
 from hutch.gateway.pace import Pace
 from hutch.gateway.refusals import Refusal, exit_unavailable
 from hutch.gateway.relay import IDLE_S
 from hutch.gateway.seats import Seat
-from hutch.gateway.table import ExitProxy
+from hutch.gateway.table import ExitProxy, Way
 from hutch.gateway.target import parse_target
 from hutch.gateway.traffic import Exchange
 from hutch.gateway.visitor import HEAD_MAX, Visitor
@@ -87,7 +87,7 @@ async def _admit(gate: Gate, visitor: Visitor, exchange: Exchange) -> _Asked:
     if request.method != b"GET" or request.http_version != b"1.1" or upgrades != ["websocket"]:
         raise Refusal(426, "the only upgrade that is forwarded is a WebSocket's.")
     route = route_of(entry, target)
-    way = way_of(entry)
+    way = lane_of(entry).way
     exchange.exit = way.id if isinstance(way, ExitProxy) else None
     url = target.url(route.base_url, route.strip)
     host = url.raw_authority
