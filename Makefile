@@ -36,9 +36,11 @@ check: .venv/done  ## formatting, lint, types, import directions
 	@$(RUN)/mypy
 	@$(RUN)/lint-imports --no-cache
 
-bench: setup squid  ## compare with the bare CLIs, and the gateway with Squid; writes bench/results/*.json
+bench: setup squid  ## compare with the bare CLIs, the gateway with Squid, and time rests; half an hour
 	@$(RUN)/python -m bench
 	@$(RUN)/python -m bench.gateway
+	@$(RUN)/python -m bench.rest
+	@$(RUN)/python -m bench.hundred
 
 chaos: setup  ## kill everything 200 times under load, and audit (CHAOS="--seed 7 --kills 20"); 20 minutes
 	@$(RUN)/python -m chaos $(CHAOS)

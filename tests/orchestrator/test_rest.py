@@ -378,3 +378,27 @@ async def test_a_warm_one_takes_the_files(world: World, clock: Steered) -> None:
         again = await go_on(hutch, first)
         assert (again.state, again.incarnation) == ("succeeded", spare.incarnation)
         assert world.runtime.files[key_of(hutch, spare)] == FILES
+
+
+async def test_everybody_who_is_idle_is_put_away_before_the_end(
+    world: World, hutch: Hutch, user_id: str
+) -> None:
+    await run_to_end(hutch, user_id)
+    busy = await new_user(hutch, "busy")
+    world.runtime.script = scripts.waits_for_release
+    run = await hutch.runs.submit(busy, NewRun("claude", "long"))
+    await until_begun(world)
+    departure = await hutch.idle.put_all_away(within_s=20)
+    assert (departure.hibernated, departure.stayed, departure.left) == (1, 1, 0)
+    assert (await hutch.idle.put_all_away(within_s=-1)).left == 1
+    world.runtime.release.set()
+    assert (await hutch.runs.finished(busy, run.id)).state == "succeeded"
+
+
+async def until_begun(world: World) -> None:
+    count = len(world.runtime.executions)
+
+    async def begun() -> bool:
+        return len(world.runtime.executions) > count - 1 and world.runtime.at_once > 0
+
+    await until(begun)

@@ -10,6 +10,7 @@ from hutch.api.container import answer
 from hutch.api.shapes import (
     ContainerPage,
     DeletionAnswer,
+    DepartureAnswer,
     KeyAnswer,
     RotationAnswer,
     TaskAnswer,
@@ -19,6 +20,8 @@ from hutch.api.shapes import (
     UserRequest,
     UserWithKey,
 )
+
+_DEPARTURE_S = 20.0
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(admin)])
 
@@ -74,6 +77,14 @@ async def list_containers(hutch: HutchDep) -> ContainerPage:
     """Every live one, of every user."""
     live = await hutch.sandboxes.all()
     return ContainerPage(containers=[await answer(hutch, sandbox) for sandbox in live])
+
+
+@router.post("/containers/hibernate")
+async def hibernate_all(hutch: HutchDep) -> DepartureAnswer:
+    """Put every user's container away that is not in use, for as long as a client waits; `left`
+    says how many were not tried yet: ask again.
+    """
+    return DepartureAnswer.model_validate(await hutch.idle.put_all_away(within_s=_DEPARTURE_S))
 
 
 @router.get("/tasks")

@@ -186,6 +186,12 @@ class ContainerPage(Shape):
     containers: list[ContainerAnswer]
 
 
+class DepartureAnswer(Shape):
+    hibernated: int
+    stayed: int = Field(description="In use, or not to be stored; the log says why.")
+    left: int = Field(description="Not tried for want of time.")
+
+
 class CredentialRequest(Asked):
     """``kind`` and the one field that goes with it. Kept encrypted; never shown again."""
 

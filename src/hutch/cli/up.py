@@ -18,7 +18,7 @@ from hutch.backends.open import open_backend
 from hutch.cli.background import Background, Program
 from hutch.cli.demo import KEY_VARIABLES, demo, uses_offline_model
 from hutch.cli.master_keys import for_the_api
-from hutch.cli.profile import service_url
+from hutch.cli.profile import admin_client, service_url
 from hutch.client import ApiError, Client, ClientError
 from hutch.config import Settings, source_checkout
 from hutch.errors import HutchError, Unavailable
@@ -74,6 +74,8 @@ def start(settings: Settings, say: Callable[[str], None]) -> Capabilities:
 def down(settings: Settings, console: Console) -> None:
     """End every program, container and network of this installation. Stored data stays."""
     background = Background(settings.data_dir, settings.logs_dir)
+    if background.alive(API):
+        _put_all_away(settings, console)
     for name in (API, GATEWAY, OFFLINE_MODEL):
         if background.stop(name):
             console.print(f"stopped {name}")
@@ -87,6 +89,20 @@ def down(settings: Settings, console: Console) -> None:
         f"data stays in {settings.data_dir}",
         highlight=False,
     )
+
+
+def _put_all_away(settings: Settings, console: Console) -> None:
+    """What users have in their containers outlives these."""
+    away, left = 0, 1
+    try:
+        with admin_client(settings) as client:
+            while left:
+                done = client.call("POST", "/v1/admin/containers/hibernate")
+                away, left = away + done["hibernated"], done["left"]
+    except (ClientError, HutchError) as error:
+        console.print(f"containers are ended as they are: {error}", style="yellow", markup=False)
+    if away:
+        console.print(f"put away {away} container{'' if away == 1 else 's'}", highlight=False)
 
 
 async def _prepare(settings: Settings, say: Callable[[str], None]) -> tuple[str, Capabilities]:

@@ -7,6 +7,8 @@ somebody begins to use the sandbox meanwhile.
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -14,7 +16,7 @@ import structlog
 from hutch.backends.base import Backend
 from hutch.clock import Clock
 from hutch.control.driver import TaskReport
-from hutch.errors import BackendError
+from hutch.errors import BackendError, HutchError
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.service import Sandboxes
 
@@ -23,6 +25,15 @@ _log = structlog.get_logger()
 LOOK_EVERY_S: Final = 2.0
 HIBERNATIONS_AT_ONCE: Final = 2  # each takes a core for a second; prompts want them, too
 RETRY_S: Final = 600.0  # after one that could not be put away
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """How many were put away, could not be, and were not tried for want of time."""
+
+    hibernated: int
+    stayed: int
+    left: int
 
 
 class Idle:
@@ -62,6 +73,30 @@ class Idle:
             "frozen": sum(s.observed == "frozen" for s in users),
             "leaving": leaving,
         }
+
+    async def put_all_away(self, *, within_s: float) -> Departure:
+        """Before the service goes down: everybody's that is not in use. Begins no more after
+        ``within_s``.
+        """
+        until = self._clock.now() + within_s
+        waiting = [s for s in await self._sandboxes.all() if s.user_id is not None]
+        gone = stayed = 0
+
+        async def one_after_the_other() -> None:
+            nonlocal gone, stayed
+            while waiting and self._clock.now() < until:
+                sandbox = waiting.pop()
+                try:
+                    await self._sandboxes.hibernate(sandbox.owner)
+                    gone += 1
+                except HutchError as error:
+                    stayed += 1
+                    _log.warning("sandbox.not_hibernated", sandbox=sandbox.id, reason=error.message)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(HIBERNATIONS_AT_ONCE):
+                group.create_task(one_after_the_other())
+        return Departure(gone, stayed, len(waiting))
 
     async def make_room(self) -> bool:
         """Put away the one that has been idle longest, for somebody who waits for a place; false
