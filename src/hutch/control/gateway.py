@@ -16,7 +16,7 @@ from hutch.control.driver import TaskReport
 from hutch.errors import Unavailable
 from hutch.exits.service import Exits
 from hutch.gateway.base import GatewayControl
-from hutch.gateway.table import Entry, HostRule, Route
+from hutch.gateway.table import SHARED_ADDRESS, Entry, HostRule, Route
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.service import Sandboxes
 from hutch.secrets import Secret
@@ -63,6 +63,9 @@ class GatewaySync:
         self._exits = exits
         self._allowed = allowed
         self._boot_id = ""
+        # Incarnations by address: whoever was let out there last. Another row may still have the
+        # address, its container having ended a moment ago.
+        self._latest: dict[str, str] = {}
         # A whole table must not overtake a single change that was made after it was read.
         self._pushing = asyncio.Lock()
 
@@ -75,6 +78,8 @@ class GatewaySync:
         async with self._changing():
             entry = await self._entry(sandbox)
             if entry is not None:
+                if entry.address != SHARED_ADDRESS:
+                    self._latest[entry.address] = entry.incarnation
                 await self._gateway.put(entry)
 
     async def dismiss(self, sandbox: Sandbox) -> None:
@@ -83,9 +88,10 @@ class GatewaySync:
 
     async def user_changed(self, user_id: str) -> None:
         """Credentials, exit or allowed hosts: the next request sees what is stored now."""
-        for sandbox in await self._sandboxes().all():
-            if sandbox.user_id == user_id:
-                await self.admit(sandbox)
+        async with self._changing():
+            # Read in here: what has been dismissed meanwhile must not come back.
+            for entry in await self._entries(user_id):
+                await self._gateway.put(entry)
 
     async def run(self) -> TaskReport:
         """Push the whole table to a gateway that has not had it from this process."""
@@ -96,8 +102,11 @@ class GatewaySync:
             raise
         if health.boot_id != self._boot_id or not health.synced:
             async with self._pushing:
-                entries = [await self._entry(s) for s in await self._sandboxes().all()]
-                await self._gateway.put_table([e for e in entries if e is not None])
+                entries = await self._entries()
+                await self._gateway.put_table(entries)
+                self._latest = {
+                    e.address: e.incarnation for e in entries if e.address != SHARED_ADDRESS
+                }
             self._boot_id = health.boot_id
             health = await self._gateway.health()
         return {"entries": health.entries, "boot_id": health.boot_id}
@@ -111,6 +120,19 @@ class GatewaySync:
             except Unavailable:
                 self._boot_id = ""
                 raise
+
+    async def _entries(self, user_id: str | None = None) -> list[Entry]:
+        """Of this user's sandboxes, or of all."""
+        rows = await self._sandboxes().all()
+        live = {sandbox.incarnation for sandbox in rows}
+        entries = []
+        for sandbox in rows:
+            latest = self._latest.get(sandbox.address or "")
+            if latest in live and latest != sandbox.incarnation:
+                continue
+            if user_id in {None, sandbox.user_id} and (entry := await self._entry(sandbox)):
+                entries.append(entry)
+        return entries
 
     async def _entry(self, sandbox: Sandbox) -> Entry | None:
         if sandbox.address is None or sandbox.desired == "destroyed":
