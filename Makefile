@@ -39,6 +39,7 @@ check: .venv/done  ## formatting, lint, types, import directions
 bench: setup squid  ## compare with the bare CLIs, the gateway with Squid, and time rests; half an hour
 	@$(RUN)/python -m bench
 	@$(RUN)/python -m bench.gateway
+	@$(RUN)/python -m bench.newcomers
 	@$(RUN)/python -m bench.rest
 	@$(RUN)/python -m bench.hundred
 
