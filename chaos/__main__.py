@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--users", type=int, default=8)
     parser.add_argument("--mean-s", type=float, default=4.0, help="seconds between kills")
+    parser.add_argument("--minutes", type=float, default=60, help="end the schedule by then")
     parser.add_argument("--machines-engine", action="store_true", help="never kill the engine")
     parser.add_argument("--evidence", type=Path, help="keep all that was seen, in this file")
     arguments = parser.parse_args()
@@ -41,7 +42,14 @@ def main() -> int:
     console.print(f"seed {arguments.seed}")
     image = Settings().image
     asyncio.run(build(Settings(), say=lambda text: console.print(text, markup=False)))
-    plan = Plan(arguments.seed, arguments.kills, arguments.users, arguments.mean_s, image)
+    plan = Plan(
+        seed=arguments.seed,
+        kills=arguments.kills,
+        users=arguments.users,
+        mean_s=arguments.mean_s,
+        minutes=arguments.minutes,
+        image=image,
+    )
     with tempfile.TemporaryDirectory(prefix="hutch-chaos-") as folder:
         if arguments.machines_engine:
             outcome = weather(plan, Path(folder) / "data", engine=None)

@@ -32,6 +32,7 @@ class Plan:
     kills: int
     users: int
     mean_s: float  # between kills
+    minutes: float  # then it is over, whatever is left of the schedule
     image: str
 
 
@@ -90,8 +91,11 @@ async def _storm(
         ]
         lives = [asyncio.create_task(user.live(over)) for user in users]
         try:
+            until = time.monotonic() + plan.minutes * 60
             planned = schedule(plan.seed, plan.kills, mean_s=plan.mean_s, engine=engine is not None)
             for kill in planned:
+                if time.monotonic() > until:
+                    break
                 await asyncio.sleep(kill.after_s)
                 await asyncio.to_thread(killer.carry_out, kill)
         finally:

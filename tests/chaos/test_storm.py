@@ -19,7 +19,8 @@ SEED = int(os.environ.get("CHAOS_SEED", "369"))  # nine kinds of victims in ten 
 def test_a_short_storm_loses_nothing(tmp_path: Path) -> None:
     image = Settings().image
     asyncio.run(build(Settings(), say=print))
-    outcome = weather(Plan(SEED, kills=10, users=3, mean_s=3, image=image), tmp_path, engine=None)
+    plan = Plan(SEED, kills=10, users=3, mean_s=3, minutes=2, image=image)
+    outcome = weather(plan, tmp_path, engine=None)
     report = outcome.report()
     print(report)  # noqa: T201  what a failure is told by
     assert outcome.findings == []
