@@ -303,7 +303,7 @@ async def running(
                 "team": settings.snapshot_days_team,
             },
         )
-        looks = Containers(sandbox_rows, backend, queue.wake)
+        looks = Containers(sandbox_rows, backend, queue.wake, changed)
         driver = Driver(
             [
                 Task("gateway", gateway.CHECK_EVERY_S, sync.run),

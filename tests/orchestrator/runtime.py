@@ -224,7 +224,7 @@ class ScriptedBackend(FakeBackend):
     def __init__(self, port: int, instance: str) -> None:
         super().__init__(instance)
         self.specs: list[SandboxSpec] = []
-        self._port = port
+        self.port = port
 
     async def create(self, spec: SandboxSpec) -> Observed:
         self.specs.append(spec)
@@ -240,7 +240,7 @@ class ScriptedBackend(FakeBackend):
     def _here(self, observed: Observed) -> Observed:
         if observed.address is None:
             return observed
-        return replace(observed, address="127.0.0.1", port=self._port)
+        return replace(observed, address="127.0.0.1", port=self.port)
 
 
 def as_json(value: object) -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import given
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine
 
 from hutch.app import Hutch
-from hutch.backends.base import SandboxSpec
+from hutch.backends.base import Observed, SandboxSpec
 from hutch.control.containers import Containers
 from hutch.control.queue import WorkQueue
 from hutch.sandboxes import states
@@ -21,6 +23,10 @@ from hutch.sandboxes.rows import SandboxRows
 from hutch.store.migrate import upgrade
 from hutch.store.tables import metadata
 from tests.orchestrator.conftest import World, new_user, run_to_end
+
+
+def _ignore(_: object) -> None:
+    """Whom the task wakes or tells is not part of this."""
 
 
 async def until(condition: object) -> None:
@@ -69,7 +75,7 @@ async def test_a_container_of_no_row_is_ended_by_the_next_start(world: World) ->
 
 async def test_later_an_orphan_has_two_looks(world: World) -> None:
     async with world.orchestrator() as hutch:
-        looks = Containers(SandboxRows(hutch.database), world.backend, lambda _key: None)
+        looks = Containers(SandboxRows(hutch.database), world.backend, _ignore, _ignore)
         await looks.run()
         spec = SandboxSpec(world.settings.instance, "sbx_1", "inc_1", "image", {})
         await world.backend.create(spec)
@@ -85,7 +91,7 @@ async def test_processes_that_outlived_a_container_of_ours_are_ended(
     await hutch.sandboxes.destroy(user_id)
     living = await hutch.sandboxes.ensure(user_id)
     world.backend.left_behind |= {sandbox.handle, "of-another-installation"}
-    looks = Containers(SandboxRows(hutch.database), world.backend, lambda _key: None)
+    looks = Containers(SandboxRows(hutch.database), world.backend, _ignore, _ignore)
     assert (await looks.run())["strays_ended"] == 1
     assert world.backend.left_behind == {"of-another-installation"}
     assert [one.handle for one in await world.backend.list()] == [living.handle]
@@ -180,6 +186,36 @@ def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
     with engine.connect() as db:
         assert compare_metadata(MigrationContext.configure(db), metadata) == []
     engine.dispose()
+
+
+async def test_a_hundred_containers_from_before_are_adopted_by_one_call_of_the_engine(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = replace(
+        world,
+        settings=world.settings.model_copy(update={"max_containers": 100, "memory_reserve_mb": 0}),
+    )
+    async with crowd.orchestrator() as hutch:
+        users = [await new_user(hutch, f"user{number}") for number in range(100)]
+        before = await asyncio.gather(*(hutch.sandboxes.ensure(user) for user in users))
+    asked: list[str] = []
+    inspect = world.backend.inspect
+
+    async def counted(handle: str) -> Observed | None:
+        asked.append(handle)
+        return await inspect(handle)
+
+    monkeypatch.setattr(world.backend, "inspect", counted)
+    async with crowd.orchestrator() as hutch:
+
+        async def looked() -> bool:
+            return any(task.name == "containers" and task.report for task in hutch.driver.status())
+
+        await until(looked)
+        after = await asyncio.gather(*(hutch.sandboxes.ensure(user) for user in users))
+    assert [one.incarnation for one in after] == [one.incarnation for one in before]
+    assert len(world.backend.specs) == 100
+    assert asked == []
 
 
 async def test_a_container_that_died_while_nobody_looked_is_replaced_not_reported(

@@ -12,8 +12,9 @@ from typing import Final
 
 import structlog
 
-from hutch.backends.base import Backend
+from hutch.backends.base import Backend, Observed
 from hutch.control.driver import TaskReport
+from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.rows import SandboxRows
 
 _log = structlog.get_logger()
@@ -23,23 +24,34 @@ STRIKES: Final = 2  # a container may be seen in the moment before its row is
 
 
 class Containers:
-    def __init__(self, rows: SandboxRows, backend: Backend, wake: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        rows: SandboxRows,
+        backend: Backend,
+        wake: Callable[[str], None],
+        adopt: Callable[[Sandbox], None],
+    ) -> None:
+        """``adopt``: told at the first look of each sandbox that is as its row says, so that a
+        start with a hundred of them takes one call of the engine, not a hundred.
+        """
         self._rows = rows
         self._backend = backend
         self._wake = wake
+        self._adopt = adopt
         self._strikes: dict[str, int] = {}  # by handle
         self._first = True  # nobody makes sandboxes before the first look: one strike is enough
 
     async def run(self) -> TaskReport:
-        # In this order, so that a new sandbox is in whatever it is compared with.
-        running = await self._backend.processes()
-        present = await self._backend.list()
-        live = await self._rows.live()
+        present = {c.incarnation: c for c in await self._backend.list()}
+        live = await self._rows.live()  # after the listing, so that a new container has its row
         for sandbox in live:
-            self._wake(sandbox.id)
+            if not _as_its_row_says(sandbox, present.get(sandbox.incarnation)):
+                self._wake(sandbox.id)
+            elif self._first:
+                self._adopt(sandbox)
         known = {sandbox.incarnation for sandbox in live}
-        orphans = {c.handle for c in present if c.incarnation not in known}
-        strays = await self._rows.known_handles(running - {c.handle for c in present})
+        orphans = {c.handle for c in present.values() if c.incarnation not in known}
+        strays = await self._strays({c.handle for c in present.values()})
         enough = 1 if self._first else STRIKES
         self._first = False
         strikes = {h: self._strikes.get(h, 0) + 1 for h in orphans | strays}
@@ -56,6 +68,12 @@ class Containers:
             "strays_ended": len(due & strays),
         }
 
+    async def _strays(self, present: set[str]) -> set[str]:
+        """Containers of ours that are gone, and whose processes are not."""
+        suspects = await self._rows.known_handles(await self._backend.processes() - present)
+        # One may have been made since the listing.
+        return {h for h in suspects if await self._backend.inspect(h) is None}
+
     async def watch(self) -> None:
         """Turn the engine's events into looks, for as long as its connection holds. It tells only
         of what happens from now on, and an engine that was restarted has ended what it ran.
@@ -63,3 +81,10 @@ class Containers:
         async for event in self._backend.watch():
             if event.kind in {"exited", "oom", "destroyed"}:
                 self._wake(event.sandbox_id)
+
+
+def _as_its_row_says(sandbox: Sandbox, container: Observed | None) -> bool:
+    if container is None or container.handle != sandbox.handle:
+        return False
+    state = "frozen" if sandbox.observed == "frozen" else "running"
+    return sandbox.observed == sandbox.desired and container.state == state
