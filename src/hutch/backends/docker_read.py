@@ -94,12 +94,15 @@ def _observed(
     )
 
 
-def stats(data: Mapping[str, Any]) -> Stats:
-    """From ``GET /containers/{id}/stats``; all zero when it does not run.
+def stats(data: Mapping[str, Any] | None) -> Stats:
+    """From ``GET /containers/{id}/stats``; all zero when it does not run. Raises ``BackendError``:
+    the engine answers nothing at all when the container ends in the middle of the question.
 
     The working set, as ``docker stats`` counts it: usage less the page cache that nobody has used
     of late. cgroup v1 calls that ``total_inactive_file``, v2 ``inactive_file``.
     """
+    if data is None:
+        raise BackendError("The container ended while it was looked at.")
     memory = data.get("memory_stats") or {}
     detail = memory.get("stats") or {}
     droppable = detail.get("total_inactive_file", detail.get("inactive_file", 0))
