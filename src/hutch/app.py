@@ -27,6 +27,7 @@ from hutch.control import idle as idle_watch
 from hutch.control import logins as login_sync
 from hutch.control import pool as warm_pool
 from hutch.control import retention as snapshot_retention
+from hutch.control import rollout as image_rollout
 from hutch.control import scaling as pool_scaling
 from hutch.control.alerts import Alert
 from hutch.control.containers import Containers
@@ -36,10 +37,12 @@ from hutch.control.exits import ExitWatch
 from hutch.control.gateway import GatewaySync, placeholder_key, route_for
 from hutch.control.idle import Idle
 from hutch.control.logins import LoginSync
+from hutch.control.offline import OfflineModels
 from hutch.control.pool import Pool
 from hutch.control.pressure import Pressure
 from hutch.control.queue import WorkQueue
 from hutch.control.retention import Retention
+from hutch.control.rollout import RolloutTask
 from hutch.control.scaling import Rules, Scaling, rules_for
 from hutch.control.scaling_rows import ScalingRows
 from hutch.errors import BackendError
@@ -49,9 +52,12 @@ from hutch.gateway.base import GatewayControl
 from hutch.gateway.client import GatewayClient
 from hutch.load import Load, ProcLoad
 from hutch.logins.service import SIGN_IN_HOSTS, Logins
+from hutch.rollouts.rows import RolloutRows
+from hutch.rollouts.service import Rollouts
 from hutch.runs.queue import RunQueue
 from hutch.runs.rows import RunRows
 from hutch.runs.service import Runs
+from hutch.runs.trial import Trial
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.places import Places
 from hutch.sandboxes.reconcile import Reconciler
@@ -69,7 +75,7 @@ from hutch.vault.key_file import KeyFile
 from hutch.vault.keys import KeyProvider
 from hutch.vault.probe import CredentialProbe
 from hutch.vault.service import Vault
-from hutch_runtime.protocol import MIB
+from hutch_runtime.protocol import MIB, PROVIDERS
 
 _log = structlog.get_logger()
 
@@ -101,6 +107,7 @@ class Hutch:
     probe: CredentialProbe
     sandboxes: Sandboxes
     places: Places
+    rollouts: Rollouts
     run_queue: RunQueue
     scaling: Scaling
     load: Load
@@ -153,10 +160,7 @@ async def running(
         gateway_control = closing(gateway_control or GatewayClient(settings.gateway_socket))
         runtime = closing(RuntimeClient(settings.secret))
 
-        host_address = await backend.prepare()
-        capabilities = await backend.capabilities()
-        if capabilities.warning:
-            _log.warning("isolation.weak", warning=capabilities.warning)
+        host_address, capabilities = await _prepared(backend)
 
         accounts = Accounts(database, clock, settings.secret)
         data_keys = DataKeys(database, clock, await _key_provider(settings))
@@ -173,6 +177,8 @@ async def running(
         allowed_hosts = AllowedHosts(database, clock, settings.egress_allow)
         sandbox_rows = SandboxRows(database)
 
+        offline = OfflineModels(settings)
+
         def changed(sandbox: Sandbox) -> None:
             logins.sandbox_changed(sandbox)
             sandboxes.changed(sandbox)
@@ -184,6 +190,7 @@ async def running(
             route_for=partial(route_for, settings),
             exits=lambda: exits,
             allowed=allowed_hosts.of,
+            trial_routes=offline.routes,
         )
         exits = Exits(
             ExitRows(database),
@@ -233,13 +240,22 @@ async def running(
         run_queue, places, limits = await stack.enter_async_context(
             _queue(settings, accounts, sandbox_rows, clock, load)
         )
+        rollout_rows = RolloutRows(database)
+        rollouts = Rollouts(
+            rollout_rows,
+            backend,
+            clock,
+            setting=settings.image,
+            sandboxes=lambda: sandboxes,
+            wake=lambda: driver.wake("images"),
+        )
         sandboxes = closing(
             Sandboxes(
                 sandbox_rows,
                 backend,
                 runtime,
                 clock,
-                image=settings.image,
+                image=rollouts.current,
                 wake=queue.wake,
                 egress=sync,
                 discard=snapshots.discard,
@@ -309,6 +325,22 @@ async def running(
                 Task("gateway", gateway.CHECK_EVERY_S, sync.run),
                 Task("containers", containers.LOOK_EVERY_S, looks.run),
                 Task("exits", exit_watch.LOOK_EVERY_S, watch.run),
+                Task(
+                    "images",
+                    image_rollout.LOOK_EVERY_S,
+                    RolloutTask(
+                        rollouts,
+                        rollout_rows,
+                        sandbox_rows,
+                        Trial(runtime),
+                        clock,
+                        places=places,
+                        pool_size=lambda: scaling.target,
+                        offline=offline.providers,
+                        wake=queue.wake,
+                        changed=lambda: driver.wake("pool"),
+                    ).run,
+                ),
                 Task("idle", idle_watch.LOOK_EVERY_S, idle.run),
                 Task("retention", snapshot_retention.LOOK_EVERY_S, retention.run),
                 Task("logins", login_sync.LOOK_EVERY_S, LoginSync(logins, sandboxes).run),
@@ -320,7 +352,7 @@ async def running(
                         sandbox_rows,
                         clock,
                         size=lambda: scaling.target,
-                        image=settings.image,
+                        plan=rollouts.plan,
                         wake=queue.wake,
                         demand=sandboxes.demand,
                         places=places,
@@ -345,6 +377,7 @@ async def running(
             probe=CredentialProbe(settings.base_url, exits.connector),
             sandboxes=sandboxes,
             places=places,
+            rollouts=rollouts,
             run_queue=run_queue,
             scaling=scaling,
             load=load,
@@ -434,6 +467,15 @@ async def _key_provider(settings: Settings) -> KeyProvider:
     return await KeyFile.open(settings.master_keys_file)
 
 
+async def _prepared(backend: Backend) -> tuple[str, Capabilities]:
+    """Where sandboxes reach the host, and what the backend can do."""
+    host_address = await backend.prepare()
+    capabilities = await backend.capabilities()
+    if capabilities.warning:
+        _log.warning("isolation.weak", warning=capabilities.warning)
+    return host_address, capabilities
+
+
 async def _watch(looks: Containers) -> None:
     while True:
         with contextlib.suppress(BackendError):
@@ -452,7 +494,7 @@ def _environment(
             "HUTCH_RUNTIME_PORT": str(RUNTIME_PORT),
             "HUTCH_GATEWAY_URL": f"http://{host_address}:{settings.gateway_port}",
             "HUTCH_PLACEHOLDER_KEY": placeholder_key(sandbox.incarnation),
-            "HUTCH_PREWARM": ",".join(settings.prewarm),
+            "HUTCH_PREWARM": ",".join(PROVIDERS if sandbox.trial else settings.prewarm),
             "HUTCH_AGENT_IDLE_S": str(settings.agent_idle_s),
             # RLIMIT_NPROC counts a uid over the whole host, except under gVisor, whose kernel
             # is the sandbox's own; elsewhere the container's own pids limit holds.

@@ -37,6 +37,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+# Grows with every change that the other side has to know of. Both sides tell theirs before an image
+# is used; see ``hutch.runs.trial``.
+PROTOCOL_VERSION: Final = 1
+
 Provider: TypeAlias = Literal["claude", "codex", "gemini"]
 PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
 

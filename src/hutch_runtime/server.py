@@ -24,6 +24,7 @@ from hutch_runtime.logins.service import Logins
 from hutch_runtime.protocol import (
     KIB,
     PROMPT_MAX_BYTES,
+    PROTOCOL_VERSION,
     PROVIDERS,
     ErrorCode,
     Provider,
@@ -137,6 +138,7 @@ class Server:
         return JSONResponse(
             {
                 "status": "ready" if self._pool.ready else "starting",
+                "protocol": PROTOCOL_VERSION,
                 "runtime": versions["runtime"],
                 "cli": {provider: versions[provider] for provider in PROVIDERS},
                 "agents": self._pool.report(),

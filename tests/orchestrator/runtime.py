@@ -13,7 +13,7 @@ from aiohttp import web
 
 from hutch.backends.base import Observed, SandboxSpec
 from hutch.backends.fake import FakeBackend
-from hutch_runtime.protocol import Event
+from hutch_runtime.protocol import PROTOCOL_VERSION, Event
 
 Script = Callable[["ScriptedRun"], AsyncIterator[tuple[str, dict[str, Any]]]]
 
@@ -99,6 +99,12 @@ class ScriptedRuntime:
         self.raw: list[bytes] | None = None  # sent instead of what the script says
         self.deaf_to_cancel = False
         self.keys: set[str] = set()
+        self.health: dict[str, Any] = {
+            "status": "ready",
+            "protocol": PROTOCOL_VERSION,
+            "runtime": "0.1.0",
+            "cli": {"claude": "1.2.3", "codex": "1.2.3", "gemini": "1.2.3"},
+        }
         # What a sandbox holds, by its key; and whether packing and unpacking it may go on.
         self.files: dict[str, bytes] = {}
         self.may_pack = asyncio.Event()
@@ -131,8 +137,7 @@ class ScriptedRuntime:
 
     async def _health(self, request: web.Request) -> web.Response:
         self.keys.add(request.headers["authorization"])
-        versions = {"claude": "1.2.3", "codex": "1.2.3", "gemini": "1.2.3"}
-        return web.json_response({"status": "ready", "runtime": "0.1.0", "cli": versions})
+        return web.json_response(self.health)
 
     async def _prompt(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())

@@ -139,6 +139,8 @@ async def test_a_deleted_user_leaves_nothing(world: World, hutch: Hutch) -> None
     engine = create_engine(world.settings.database_url)
     with engine.connect() as db:
         for name, table in metadata.tables.items():
+            if name == "image_rollouts":  # the installation's
+                continue
             assert db.execute(table.select()).all() == [], name
     engine.dispose()
 

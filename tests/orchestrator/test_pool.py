@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ from hutch.control.gateway import placeholder_key
 from hutch.control.pool import MEMBER_MAX_AGE_S, PATIENCE_S, Pool, auto_size
 from hutch.gateway.base import FakeGateway
 from hutch.gateway.table import SHARED_ADDRESS, Entry
-from hutch.sandboxes.models import Sandbox
+from hutch.rollouts.models import Plan
+from hutch.sandboxes.models import ImageRef, Sandbox
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.states import State
 from hutch.store.database import Database
@@ -43,6 +44,7 @@ class Bench:
     rows: SandboxRows
     clock: Steered
     pool: Pool
+    plan: Plan = field(default_factory=lambda: Plan(ImageRef("name", "now")))
     waiting: int = 0
     asked_at: float = 0.0
 
@@ -60,15 +62,34 @@ class Bench:
             await self.become("warm")
             self.clock.time += 1
 
-    def fresh_pool(self, *, size: int = 4, image: str = "now") -> Pool:
+    async def rotate(self) -> int:
+        """Let the pool look often; the fewest that were warm meanwhile."""
+        fewest = len(await self.members("warm"))
+        for _ in range(40):
+            await self.pool.run()
+            for sandbox in await self.members():
+                if sandbox.desired == "destroyed":
+                    await self.rows.observe(sandbox.id, "destroyed", at=self.clock.time)
+            fewest = min(fewest, len(await self.members("warm")))
+            await self.become("warm")
+            self.clock.time += 1
+        return fewest
+
+    async def images(self) -> list[str]:
+        return sorted(s.image_id or "" for s in await self.members("warm"))
+
+    def fresh_pool(self, *, size: int = 4) -> Pool:
         def demand() -> tuple[int, float]:
             return self.waiting, self.asked_at
+
+        async def plan() -> Plan:
+            return self.plan
 
         return Pool(
             self.rows,
             self.clock,
             size=lambda: size,
-            image=image,
+            plan=plan,
             wake=lambda _: None,
             demand=demand,
             places=places_for(self.rows, self.clock),
@@ -132,15 +153,7 @@ async def test_old_ones_are_replaced_one_at_a_time(bench: Bench) -> None:
     await bench.fill()
     before = {s.id for s in await bench.members("warm")}
     bench.clock.time += MEMBER_MAX_AGE_S + 100
-    fewest = 4
-    for _ in range(40):
-        await bench.pool.run()
-        for sandbox in await bench.members():
-            if sandbox.desired == "destroyed":
-                await bench.rows.observe(sandbox.id, "destroyed", at=bench.clock.time)
-        fewest = min(fewest, len(await bench.members("warm")))
-        await bench.become("warm")
-        bench.clock.time += 1
+    fewest = await bench.rotate()
     after = {s.id for s in await bench.members("warm")}
     assert len(after) == 4
     assert not before & after
@@ -149,15 +162,32 @@ async def test_old_ones_are_replaced_one_at_a_time(bench: Bench) -> None:
 
 async def test_another_image_or_size_is_met_after_a_restart(bench: Bench) -> None:
     await bench.fill()
-    bench.pool = bench.fresh_pool(size=2, image="next")
-    for _ in range(40):
-        await bench.pool.run()
-        for sandbox in await bench.members():
-            if sandbox.desired == "destroyed":
-                await bench.rows.observe(sandbox.id, "destroyed", at=bench.clock.time)
-        await bench.become("warm")
-        bench.clock.time += 1
-    assert [s.image for s in await bench.members("warm")] == ["next", "next"]
+    bench.plan = Plan(ImageRef("name", "next"))
+    bench.pool = bench.fresh_pool(size=2)
+    await bench.rotate()
+    assert await bench.images() == ["next", "next"]
+
+
+async def test_a_candidate_has_its_share_and_goes_again(bench: Bench) -> None:
+    await bench.fill()
+    before = {s.id for s in await bench.members("warm")}
+    bench.plan = Plan(ImageRef("name", "now"), ImageRef("name", "next"), share=26)
+    assert await bench.rotate() == 3
+    assert await bench.images() == ["next", "next", "now", "now"]
+    assert len(before & {s.id for s in await bench.members("warm")}) == 2
+    await add_users(bench.pool._rows._database, ["user_1"])
+    await bench.rows.claim("user_1", at=bench.clock.time)
+    await bench.rotate()
+    assert await bench.images() == ["next", "next", "now", "now"]
+    bench.plan = Plan(ImageRef("name", "now"))
+    assert await bench.rotate() == 3
+    assert await bench.images() == ["now"] * 4
+
+
+async def test_nothing_is_begun_of_an_image_that_is_not_there(bench: Bench) -> None:
+    bench.plan = Plan(ImageRef("name", None))
+    assert (await bench.pool.run())["held"] == "there is no image name"
+    assert await bench.members() == []
 
 
 async def test_a_restart_adopts_what_is_there(bench: Bench) -> None:

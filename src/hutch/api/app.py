@@ -14,6 +14,7 @@ from hutch.api import (
     errors,
     exits,
     health,
+    images,
     logins,
     metrics,
     network,
@@ -53,6 +54,7 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
         network,
         admin,
         scaling,
+        images,
         health,
         metrics,
     ):

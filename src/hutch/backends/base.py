@@ -8,7 +8,7 @@ the engine fails. One contract suite, ``tests/contract/test_backend.py``, runs o
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeAlias
 
@@ -21,6 +21,7 @@ RUNTIME_PORT: Final = 3000
 LABEL_INSTANCE: Final = "hutch.instance"
 LABEL_SANDBOX: Final = "hutch.sandbox"
 LABEL_INCARNATION: Final = "hutch.incarnation"
+LABEL_IMAGE: Final = "hutch.image"  # on every image that holds a runtime; see hutch.images
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,20 @@ class BackendEvent:
     kind: EventKind
 
 
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image as the engine has it. A name may stand for another one at any time; an id never."""
+
+    id: str
+    names: tuple[str, ...]
+    labels: Mapping[str, str]
+    made_at: float  # Unix seconds
+
+    @property
+    def holds_runtime(self) -> bool:
+        return self.labels.get(LABEL_IMAGE) == "1"
+
+
 class Backend(Protocol):
     async def prepare(self) -> str:
         """Make what all sandboxes share (the network). Returns the literal address at which a
@@ -144,6 +159,18 @@ class Backend(Protocol):
         ...
 
     async def stats(self, handle: str) -> Stats: ...
+
+    async def image(self, name: str) -> Image | None:
+        """What the name, or the id, stands for now."""
+        ...
+
+    async def images(self) -> Sequence[Image]:
+        """Every image on this machine that holds a runtime, also those of other installations."""
+        ...
+
+    async def remove_image(self, image: Image) -> bool:
+        """False if something on this machine still uses it, whoever's that is."""
+        ...
 
     def watch(self) -> AsyncIterator[BackendEvent]:
         """Events from now on, until cancelled; ends when the engine's connection breaks."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -19,10 +19,12 @@ from aiodocker.exceptions import DockerError
 
 from hutch.backends import docker_read
 from hutch.backends.base import (
+    LABEL_IMAGE,
     LABEL_INCARNATION,
     LABEL_INSTANCE,
     BackendEvent,
     Capabilities,
+    Image,
     Isolation,
     Observed,
     SandboxSpec,
@@ -213,6 +215,34 @@ class DockerBackend:
                 f"containers/{handle}/stats", params={"stream": "0", "one-shot": "1"}
             )
         return docker_read.stats(data)
+
+    async def image(self, name: str) -> Image | None:
+        async with _call("look for an image"):
+            try:
+                return docker_read.image(await self._docker.images.inspect(name))
+            except DockerError as error:
+                if error.status == 404:
+                    return None
+                raise
+
+    async def images(self) -> Sequence[Image]:
+        async with _call("list images"):
+            found = await self._docker.images.list(filters={"label": [f"{LABEL_IMAGE}=1"]})
+        return [docker_read.listed_image(data) for data in found]
+
+    async def remove_image(self, image: Image) -> bool:
+        # Name by name: the engine removes an image of several names by force alone, and force would
+        # take it from under a container that does not run at the moment.
+        for name in image.names or (image.id,):
+            async with _call("remove an image"):
+                try:
+                    await self._docker.images.delete(name)
+                except DockerError as error:
+                    if error.status == 409:
+                        return False
+                    if error.status != 404:
+                        raise
+        return True
 
     def watch(self) -> AsyncIterator[BackendEvent]:
         return self._watch(since=time.time())

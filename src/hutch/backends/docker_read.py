@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from hutch.backends.base import (
@@ -14,6 +15,7 @@ from hutch.backends.base import (
     BackendEvent,
     BackendState,
     EventKind,
+    Image,
     Isolation,
     Observed,
     Stats,
@@ -113,6 +115,22 @@ def stats(data: Mapping[str, Any] | None) -> Stats:
         memory_limit_bytes=memory.get("limit", 0),
         pids=(data.get("pids_stats") or {}).get("current", 0),
     )
+
+
+def image(data: Mapping[str, Any]) -> Image:
+    """From ``GET /images/{name}/json``."""
+    made_at = datetime.fromisoformat(data["Created"]).timestamp()
+    return _image(data, data["Config"].get("Labels"), made_at)
+
+
+def listed_image(data: Mapping[str, Any]) -> Image:
+    """From one item of ``GET /images/json``."""
+    return _image(data, data["Labels"], data["Created"])
+
+
+def _image(data: Mapping[str, Any], labels: Mapping[str, str] | None, made_at: float) -> Image:
+    names = tuple(name for name in data.get("RepoTags") or () if name != "<none>:<none>")
+    return Image(id=data["Id"], names=names, labels=labels or {}, made_at=made_at)
 
 
 def event(data: Mapping[str, Any]) -> BackendEvent | None:

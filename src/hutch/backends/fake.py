@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from hutch.backends.base import (
+    LABEL_IMAGE,
     RUNTIME_PORT,
     BackendEvent,
     Capabilities,
     EventKind,
+    Image,
     Observed,
     SandboxSpec,
     Stats,
@@ -35,6 +37,8 @@ class FakeBackend:
         self._handles = 0
         self._addresses = 1
         self._feed = EventFeed()
+        self._images: dict[str, Image] = {}  # by name
+        self.add_image("hutch-sandbox:latest", "sha256:1")
         self.left_behind: set[str] = set()  # handles whose processes outlive their sandboxes
 
     async def prepare(self) -> str:
@@ -103,6 +107,21 @@ class FakeBackend:
         limit = self._made[handle].spec.resources.memory_hard_mb * _MIB
         return Stats(cpu_seconds=0.5, memory_bytes=64 * _MIB, memory_limit_bytes=limit, pids=8)
 
+    async def image(self, name: str) -> Image | None:
+        return self._images.get(name) or next(
+            (image for image in self._images.values() if image.id == name), None
+        )
+
+    async def images(self) -> Sequence[Image]:
+        by_id = {image.id: image for image in self._images.values() if image.holds_runtime}
+        return list(by_id.values())
+
+    async def remove_image(self, image: Image) -> bool:
+        if any(made.spec.image in {image.id, *image.names} for made in self._made.values()):
+            return False
+        self._images = {n: held for n, held in self._images.items() if held.id != image.id}
+        return True
+
     def watch(self) -> AsyncIterator[BackendEvent]:
         return self._feed.watch()
 
@@ -123,6 +142,13 @@ class FakeBackend:
             exit_code=exit_code,
             oom_killed=oom_killed,
         )
+
+    def add_image(
+        self, name: str, image_id: str, *, made_at: float = 0.0, ours: bool = True
+    ) -> None:
+        """Give the name to an image, as a build or ``docker tag`` does."""
+        labels = {LABEL_IMAGE: "1"} if ours else {}
+        self._images[name] = Image(image_id, (name,), labels, made_at)
 
     def _get(self, handle: str) -> Observed:
         if handle not in self._made:

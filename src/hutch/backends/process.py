@@ -15,10 +15,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from hutch.backends.base import (
+    LABEL_IMAGE,
     BackendEvent,
     BackendState,
     Capabilities,
     EventKind,
+    Image,
     Observed,
     SandboxSpec,
     Stats,
@@ -145,6 +147,16 @@ class ProcessBackend:
             memory_limit_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             pids=sum(p.threads for p in members),
         )
+
+    async def image(self, name: str) -> Image | None:
+        """There is one, whatever it is called: the runtime of this very installation."""
+        return Image("process", (name,), {LABEL_IMAGE: "1"}, 0.0)
+
+    async def images(self) -> Sequence[Image]:
+        return ()
+
+    async def remove_image(self, image: Image) -> bool:  # noqa: ARG002  (there is nothing to remove)
+        return False
 
     def watch(self) -> AsyncIterator[BackendEvent]:
         for record in self._records.all():  # those of an earlier orchestrator too

@@ -1,4 +1,4 @@
-"""``hutch image``: build and list sandbox images."""
+"""``hutch image``: build, list, roll out and remove sandbox images."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import asyncio
 import json as json_module
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from hutch.cli.profile import admin_client
 from hutch.cli.tables import table
 from hutch.config import Settings
 from hutch.images.base import Choice
 from hutch.images.build import build
 from hutch.images.listing import list_images
+from hutch.rollouts.models import FOR_DEFAULT_S, SHARE_DEFAULT
 
-app = typer.Typer(no_args_is_help=True, help="Build and list sandbox images.")
+app = typer.Typer(no_args_is_help=True, help="Build, list, roll out and remove sandbox images.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("build")
@@ -38,7 +42,7 @@ def build_image(
 
 
 @app.command("list")
-def list_all(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_all(json: Json = False) -> None:
     """Tags, size and versions of every sandbox image on this machine."""
     images = asyncio.run(list_images(Settings()))
     if json:
@@ -59,3 +63,87 @@ def list_all(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
             for image in images
         ],
     )
+
+
+@app.command()
+def roll(
+    image: Annotated[str, typer.Argument(help="A name or id that `hutch image list` shows.")],
+    share: Annotated[
+        int, typer.Option(min=1, max=100, help="Percent of the warm pool that tries it first.")
+    ] = SHARE_DEFAULT,
+    for_s: Annotated[
+        float, typer.Option("--for", min=0, help="Seconds for which it is tried, at most.")
+    ] = FOR_DEFAULT_S,
+    json: Json = False,
+) -> None:
+    """Check an image, try it on a share of the warm pool, then make every new container of it."""
+    asked = {"image": image, "share": share, "for_s": for_s}
+    with admin_client(Settings()) as admin:
+        rollout = admin.call("POST", "/v1/admin/image/roll", json=asked)
+    if json:
+        typer.echo(json_module.dumps(rollout))
+        return
+    typer.echo(f"{image} ({_short(rollout['image_id'])}) is being checked")
+    typer.echo("`hutch image status` tells how far it is, `hutch image rollback` stops it")
+
+
+@app.command()
+def rollback(json: Json = False) -> None:
+    """Stop the roll-out that is under way, or go back to the image before."""
+    with admin_client(Settings()) as admin:
+        given_up = admin.call("POST", "/v1/admin/image/rollback")
+        now = admin.call("GET", "/v1/admin/image")["current"]
+    if json:
+        typer.echo(json_module.dumps(given_up))
+        return
+    typer.echo(f"gave up {given_up['image']} ({_short(given_up['image_id'])})")
+    typer.echo(f"new containers are made of {now['name']} ({_short(now['id'])})")
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """What new containers are made of, how far a roll-out is, and what there was before."""
+    with admin_client(Settings()) as admin:
+        found = admin.call("GET", "/v1/admin/image")
+    if json:
+        typer.echo(json_module.dumps(found))
+        return
+    current = found["current"]
+    typer.echo(f"new containers are made of {current['name']} ({_short(current['id'])})")
+    if rollout := found["under_way"]:
+        typer.echo(f"being rolled out: {rollout['image']}, {rollout['phase']}")
+    table(
+        ("image", "id", "containers", "by", "asked", "phase", "reason"),
+        [_row(rollout, found["sandboxes"]) for rollout in found["history"]],
+    )
+
+
+@app.command()
+def prune(json: Json = False) -> None:
+    """Remove sandbox images of this installation that nothing uses; the last two stay."""
+    with admin_client(Settings()) as admin:
+        removed = admin.call("POST", "/v1/admin/image/prune")["removed"]
+    if json:
+        typer.echo(json_module.dumps(removed))
+        return
+    for image in removed:
+        typer.echo(f"removed {' '.join(image['names'])} ({_short(image['id'])})")
+    if not removed:
+        typer.echo("nothing to remove")
+
+
+def _row(rollout: dict[str, Any], containers: dict[str, int]) -> tuple[str, ...]:
+    return (
+        rollout["image"],
+        _short(rollout["image_id"]),
+        str(containers.get(rollout["image_id"], 0)),
+        "HUTCH_IMAGE" if rollout["origin"] == "setting" else "roll",
+        rollout["created_at"][:16].replace("T", " "),
+        rollout["phase"].replace("_", " "),
+        rollout["reason"],
+    )
+
+
+def _short(image_id: str | None) -> str:
+    """As `hutch image list` shows it."""
+    return (image_id or "not there").removeprefix("sha256:")[:12]

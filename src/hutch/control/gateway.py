@@ -7,7 +7,7 @@ since was pushed. Does not decide who has a sandbox, and keeps no credential of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -24,6 +24,7 @@ from hutch.vault.models import Credential
 from hutch.vault.service import Vault
 from hutch_runtime.protocol import Provider
 
+TRIAL_USER: Final = "image-trial"  # in the gateway's log; no user has such an id
 CHECK_EVERY_S: Final = 1.0  # how long a restarted gateway may be without its table
 
 
@@ -55,13 +56,16 @@ class GatewaySync:
         route_for: Callable[[Credential], Route],
         exits: Callable[[], Exits],
         allowed: Callable[[str], Awaitable[tuple[HostRule, ...]]],
+        trial_routes: Callable[[], Awaitable[Mapping[Provider, Route]]],
     ) -> None:
+        """``trial_routes``: the ways of a sandbox in which an image is tried."""
         self._gateway = gateway
         self._vault = vault
         self._sandboxes = sandboxes
         self._route_for = route_for
         self._exits = exits
         self._allowed = allowed
+        self._trial_routes = trial_routes
         self._boot_id = ""
         # Incarnations by address: whoever was let out there last. Another row may still have the
         # address, its container having ended a moment ago.
@@ -139,6 +143,15 @@ class GatewaySync:
             return None
         placeholder = Secret(placeholder_key(sandbox.incarnation))
         user_id = sandbox.user_id
+        if sandbox.trial:  # to an offline model, and nowhere else
+            return Entry(
+                sandbox_id=sandbox.id,
+                incarnation=sandbox.incarnation,
+                address=sandbox.address,
+                user_id=TRIAL_USER,
+                placeholder=placeholder,
+                routes=await self._trial_routes(),
+            )
         if user_id is None:  # in the table, so that what it asks is refused with the reason
             return Entry(
                 sandbox_id=sandbox.id,

@@ -1,14 +1,15 @@
 """Keep sandboxes ready for users who have none yet.
 
-Holds when as many members as wanted are warm, of the current image and younger than a day. A member
-is a row without a user; the reconciler makes and ends its container, a claim takes it away at any
-moment. What this remembers is only when to try again: a restart adopts the pool as the rows say.
+Holds when as many members as wanted are warm, of the images that they should be of and younger than
+a day. A member is a row without a user; the reconciler makes and ends its container, a claim takes
+it away at any moment. What this remembers is only when to try again: a restart adopts the pool as
+the rows say.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, Literal
 
@@ -17,7 +18,8 @@ import structlog
 from hutch.clock import Clock
 from hutch.control.driver import TaskReport
 from hutch.ids import new_id
-from hutch.sandboxes.models import Sandbox
+from hutch.rollouts.models import Plan
+from hutch.sandboxes.models import ImageRef, Sandbox
 from hutch.sandboxes.places import Places
 from hutch.sandboxes.rows import SandboxRows
 
@@ -58,7 +60,7 @@ class Pool:
         clock: Clock,
         *,
         size: Callable[[], int],
-        image: str,
+        plan: Callable[[], Awaitable[Plan]],
         wake: Callable[[str], None],
         demand: Callable[[], tuple[int, float]],
         places: Places,
@@ -70,7 +72,7 @@ class Pool:
         self._clock = clock
         self._wanted = size
         self._size = 0  # as of the last look
-        self._image = image
+        self._plan = plan
         self._wake = wake
         self._demand = demand
         self._places = places
@@ -84,13 +86,13 @@ class Pool:
 
     async def run(self) -> TaskReport:
         now = self._clock.now()
-        self._size = self._wanted()
-        members = [s for s in await self._rows.live() if s.user_id is None]
+        self._size, plan = self._wanted(), await self._plan()
+        members = [s for s in await self._rows.live() if s.user_id is None and not s.trial]
         await self._learn(members, now)
         warm = [s for s in members if s.observed == "warm" and s.desired == "warm"]
         coming = [s for s in members if s.observed == "provisioning" and s.desired == "warm"]
-        held = await self._fill(len(members), len(coming), now)
-        await self._thin(warm, coming, now)
+        held = await self._fill(plan, len(members), [*warm, *coming], len(coming), now)
+        await self._thin(plan, warm, coming, now)
         if now - self._swept_at > _KEEP_ROWS_S / 24:
             await self._rows.forget_nobodys(before=now - _KEEP_ROWS_S)
             self._swept_at = now
@@ -122,7 +124,9 @@ class Pool:
             self._at_once = min(self._at_once * 2, AT_ONCE_MAX)
         self._known = set(present)
 
-    async def _fill(self, population: int, coming: int, now: float) -> str:
+    async def _fill(
+        self, plan: Plan, population: int, staying: list[Sandbox], coming: int, now: float
+    ) -> str:
         """Begin what is missing; why nothing is begun, "" if nothing is in the way."""
         missing = self._size - population
         if missing <= 0:
@@ -132,19 +136,26 @@ class Pool:
             self._short_since = now
         if now < self._not_before:
             return f"after a failure: {self._reason}"
+        if plan.current.id is None:
+            return f"there is no image {plan.current.name}"
         waiting, last = self._demand()
         users_first = waiting > 0 or now - last < QUIET_S
         if users_first and now - self._short_since < PATIENCE_S:
             return "users go first"
-        for _ in range(min(missing, self._at_once - coming)):
-            if refused := await self._places.begin_member(partial(self._begin, now)):
+        lacking = [
+            image
+            for image, quota in plan.quotas(self._size).items()
+            for _ in range(quota - sum(s.is_of(image) for s in staying))
+        ]
+        for image in lacking[: max(0, min(missing, self._at_once - coming))]:
+            if refused := await self._places.begin_member(partial(self._begin, image, now)):
                 return refused
             if users_first:  # one at a time, and another rest
                 self._short_since = now
                 break
         return ""
 
-    async def _begin(self, now: float) -> None:
+    async def _begin(self, image: ImageRef, now: float) -> None:
         sandbox = Sandbox(
             id=new_id("sbx"),
             user_id=None,
@@ -152,7 +163,8 @@ class Pool:
             desired="warm",
             observed="provisioning",
             reason="",
-            image=self._image,
+            image=image.name,
+            image_id=image.id,
             created_at=now,
             changed_at=now,
         )
@@ -160,17 +172,32 @@ class Pool:
         self._known.add(sandbox.id)
         self._wake(sandbox.id)
 
-    async def _thin(self, warm: list[Sandbox], coming: list[Sandbox], now: float) -> None:
-        """End what is too much; of what is too old, one, and only while no other is replaced."""
-        oldest_first = sorted(warm, key=lambda s: (s.image == self._image, s.created_at))
+    async def _thin(
+        self, plan: Plan, warm: list[Sandbox], coming: list[Sandbox], now: float
+    ) -> None:
+        """End what is too much; of what is too old or of another image than it should be, one, and
+        only while no other is replaced.
+        """
+        left = {
+            image: quota - sum(s.is_of(image) for s in coming)
+            for image, quota in plan.quotas(self._size).items()
+        }
+        misplaced = []
+        for sandbox in sorted(warm, key=lambda s: -s.created_at):  # the youngest stay
+            image = next((image for image in left if sandbox.is_of(image)), None)
+            if image is None or left[image] <= 0:
+                misplaced.append(sandbox)
+            else:
+                left[image] -= 1
+        oldest_first = sorted(warm, key=lambda s: (s not in misplaced, s.created_at))
         surplus = len(warm) + len(coming) - self._size
         for sandbox in oldest_first[: max(0, surplus)]:
             await self._retire(sandbox, "surplus")
         if surplus != 0 or coming:
             return
         for sandbox in oldest_first:
-            if sandbox.image != self._image or now - sandbox.created_at > MEMBER_MAX_AGE_S:
-                await self._retire(sandbox, "old")
+            if sandbox in misplaced or now - sandbox.created_at > MEMBER_MAX_AGE_S:
+                await self._retire(sandbox, "image" if sandbox in misplaced else "old")
                 return
 
     async def _retire(self, sandbox: Sandbox, why: str) -> None:

@@ -35,7 +35,9 @@ def take_census(live: Iterable[Sandbox], promised: AbstractSet[str]) -> Census:
     return Census(
         total=len(rows) + made,
         warm=warm - claiming,
-        coming=sum(s.user_id is None and s.observed == "provisioning" for s in rows),
+        coming=sum(
+            s.user_id is None and s.observed == "provisioning" and not s.trial for s in rows
+        ),
         cold=made + sum(s.user_id is not None and s.observed == "provisioning" for s in rows),
         starting=made + sum(s.observed == "provisioning" for s in rows),
         leaving=len(leaving),

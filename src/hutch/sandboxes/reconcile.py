@@ -95,7 +95,7 @@ class Reconciler:
             instance=self._instance,
             sandbox_id=sandbox.id,
             incarnation=sandbox.incarnation,
-            image=sandbox.image,
+            image=sandbox.image_id or sandbox.image,
             env=self._environment(sandbox),
             resources=self._resources,
         )

@@ -51,6 +51,7 @@ class SandboxRows:
                     observed=sandbox.observed,
                     reason=sandbox.reason,
                     image=sandbox.image,
+                    image_id=sandbox.image_id,
                     cli_versions=sandbox.cli_versions,
                     created_at=sandbox.created_at,
                     changed_at=sandbox.changed_at,

@@ -14,7 +14,7 @@ from hutch.backends.base import Backend, Stats
 from hutch.clock import Clock
 from hutch.errors import NotFound, SandboxBusy, SandboxFailed, SnapshotFailed, Unavailable
 from hutch.ids import new_id
-from hutch.sandboxes.models import Sandbox
+from hutch.sandboxes.models import ImageRef, Sandbox
 from hutch.sandboxes.places import Places
 from hutch.sandboxes.reconcile import Egress
 from hutch.sandboxes.rows import SandboxRows
@@ -36,7 +36,7 @@ class Sandboxes:
         runtime: RuntimeClient,
         clock: Clock,
         *,
-        image: str,
+        image: Callable[[], Awaitable[ImageRef]],
         wake: Callable[[str], None],
         egress: Egress,
         discard: Callable[[str], Awaitable[object]],
@@ -240,6 +240,7 @@ class Sandboxes:
                 )
 
     async def _make(self, user_id: str) -> Sandbox | None:
+        image = await self._image()
         now = self._clock.now()
         fresh = Sandbox(
             id=new_id("sbx"),
@@ -248,7 +249,8 @@ class Sandboxes:
             desired="running",
             observed="provisioning",
             reason="",
-            image=self._image,
+            image=image.name,
+            image_id=image.id,
             created_at=now,
             changed_at=now,
         )

@@ -175,6 +175,7 @@ sandboxes: Final = Table(
     Column("observed", String(16), nullable=False),
     Column("reason", Text, nullable=False),  # why it failed; "" otherwise
     Column("image", String(200), nullable=False),
+    Column("image_id", String(80)),  # null: made before this was noted, or by an engine without
     Column("isolation", String(16)),
     Column("handle", String(200)),
     Column("address", String(64)),
@@ -192,6 +193,27 @@ Index(
     unique=True,
     sqlite_where=text("observed NOT IN ('hibernated', 'failed', 'destroyed')"),
     postgresql_where=text("observed NOT IN ('hibernated', 'failed', 'destroyed')"),
+)
+
+# Every image that sandboxes were to be made of. The current one is what became done last.
+image_rollouts: Final = Table(
+    "image_rollouts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("origin", String(8), nullable=False),  # setting | roll
+    Column("image", String(200), nullable=False),
+    Column("image_id", String(80), nullable=False),
+    Column("share", Integer, nullable=False),  # percent of the warm pool, while it is a canary
+    Column("for_s", Float, nullable=False),  # how long it is one, at most
+    # checking | canary | done | passed_over | failed | rolled_back
+    Column("phase", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("trial_id", String(32)),  # the sandbox in which it is checked
+    Column("under_way", Integer, unique=True),  # 1, or null: one at a time, whatever the code does
+    Column("created_at", Float, nullable=False),
+    Column("canary_at", Float),
+    Column("done_at", Float),
+    Column("ended_at", Float),  # when it failed or was rolled back
 )
 
 # What is stored of a user's home and workspace; the content is in the snapshot store.
@@ -262,6 +284,7 @@ runs: Final = Table(
     UniqueConstraint("user_id", "idempotency_key"),
     Index("ix_runs_user_id_created_at", "user_id", "created_at"),
     Index("ix_runs_state", "state"),
+    Index("ix_runs_incarnation", "incarnation"),
 )
 
 run_events: Final = Table(

@@ -1,0 +1,1 @@
+"""Which image new sandboxes are made of, and how another one takes its place."""
