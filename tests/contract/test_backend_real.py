@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
-from tests.contract.conftest import Bench, docker, make_settings, open_kind
+from tests.contract.conftest import IMAGE, Bench, docker, make_settings, open_kind
 from tests.contract.waiting import eventually
 
 # Writes how far it has counted, ten times a second, to where the test can read it.
@@ -101,3 +102,23 @@ def _command(entry: Path) -> list[bytes]:
         return (entry / "cmdline").read_bytes().split(b"\0")[:-1]
     except OSError:
         return []
+
+
+async def test_an_image_is_known_by_its_id(engine: Bench) -> None:
+    """A name may move to another image; what was made of the first stays, and keeps it there."""
+    backend = engine.backend
+    assert await backend.image("hutch-test-backend:no-such") is None
+    found = await backend.image(IMAGE)
+    assert found is not None
+    assert found.id.startswith("sha256:")
+    assert found.holds_runtime
+    assert IMAGE in found.names
+    assert found.made_at > 1e9
+    assert found.id in {image.id for image in await backend.images()}
+    again = await backend.image(found.id)
+    assert again is not None
+    assert again.id == found.id
+    spec = replace(engine.spec(), image=found.id)
+    made = await backend.create(spec)
+    assert not await backend.remove_image(replace(found, names=()))
+    await backend.destroy(made.handle)
