@@ -14,10 +14,11 @@ from hutch.config import Settings
 from hutch.control.gateway import GatewaySync, route_for
 from hutch.exits.models import Leaving
 from hutch.gateway.base import FakeGateway
-from hutch.gateway.table import HostRule
+from hutch.gateway.table import HostRule, Route
 from hutch.sandboxes.models import Sandbox
 from hutch.secrets import Secret
 from hutch.vault.models import Credential
+from hutch_runtime.protocol import Provider
 
 
 class GatewayThatIsSlowToForget(FakeGateway):
@@ -55,6 +56,9 @@ def parts() -> Parts:
 def syncing(parts: Any, gateway: FakeGateway, tmp_path: Path) -> GatewaySync:
     settings = Settings(data_dir=tmp_path)
 
+    async def no_routes() -> dict[Provider, Route]:
+        return {}
+
     async def allowed(_: str) -> tuple[HostRule, ...]:
         return ()
 
@@ -65,6 +69,7 @@ def syncing(parts: Any, gateway: FakeGateway, tmp_path: Path) -> GatewaySync:
         route_for=lambda credential: route_for(settings, credential),
         exits=lambda: parts,
         allowed=allowed,
+        trial_routes=no_routes,
     )
 
 
