@@ -15,7 +15,7 @@ from chaos.audit import KINDS, Finding, audit
 from chaos.evidence import Asked, Evidence, read_database, read_model_log, sandbox_processes
 from chaos.kills import Killer, schedule
 from chaos.own_engine import SUBNET, OwnEngine
-from chaos.users import SimulatedUser
+from chaos.users import PATIENCE_S, SimulatedUser
 from hutch.backends.base import LABEL_INSTANCE
 from tests.service import Service, docker, running_service
 
@@ -100,15 +100,27 @@ async def _storm(
                 await asyncio.to_thread(killer.carry_out, kill)
         finally:
             over.set()
-            ended = await asyncio.gather(*lives, return_exceptions=True)
-        for failure in ended:
-            if isinstance(failure, BaseException):
-                raise failure
-        await asyncio.gather(*(user.check_all_is_well(fresh=True) for user in users))
-        await asyncio.gather(*(user.check_all_is_well(fresh=False) for user in users))
+            await _within_patience(lives)
+        await _check(users, fresh=True)
+        await _check(users, fresh=False)
         await asyncio.to_thread(_wait_until_put_away, service)
-        await asyncio.gather(*(user.check_all_is_well(fresh=False) for user in users))
+        await _check(users, fresh=False)
         return [one for user in users for one in user.asked], killer
+
+
+async def _check(users: list[SimulatedUser], *, fresh: bool) -> None:
+    checks = [asyncio.create_task(user.check_all_is_well(fresh=fresh)) for user in users]
+    await _within_patience(checks)
+
+
+async def _within_patience(tasks: list[asyncio.Task[None]]) -> None:
+    """Whoever takes longer gives up, which the auditor sees."""
+    done, late = await asyncio.wait(tasks, timeout=PATIENCE_S)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 def _wait_until_put_away(service: Service) -> None:

@@ -13,7 +13,7 @@ import aiohttp
 from chaos.evidence import Asked
 
 PROVIDERS: Final = ("claude", "codex", "gemini")
-PATIENCE_S: Final = 240.0  # for one prompt, everything included
+PATIENCE_S: Final = 240.0  # for one prompt, once nothing is killed any more
 _SILENCE_S: Final = 40.0  # the service sends a heartbeat every 15 s
 _LATER: Final = frozenset({429, 502, 503, 504, 507})
 _NEW_SESSION: Final = 0.4
@@ -75,12 +75,12 @@ class SimulatedUser:
         canceller = asyncio.create_task(self._cancel_soon(asked)) if cancel else None
         walks_at = self._random.randint(1, 8) if self._random.random() < _WALKS_AWAY else None
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                await self._to_the_end(asked, walks_at)
-                if asked.run_ids and self._random.random() < _ASKS_TWICE:
-                    await self._ask_again(asked)
-        except TimeoutError:
+            await self._to_the_end(asked, walks_at)
+            if asked.run_ids and self._random.random() < _ASKS_TWICE:
+                await self._ask_again(asked)
+        except asyncio.CancelledError:
             asked.gave_up = True
+            raise
         finally:
             if canceller is not None:
                 canceller.cancel()
