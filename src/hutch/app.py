@@ -22,6 +22,7 @@ from hutch.backends.open import open_backend
 from hutch.clock import Clock, SystemClock
 from hutch.config import Settings
 from hutch.control import containers, gateway
+from hutch.control import disk as disk_watch
 from hutch.control import exits as exit_watch
 from hutch.control import idle as idle_watch
 from hutch.control import logins as login_sync
@@ -32,6 +33,7 @@ from hutch.control import scaling as pool_scaling
 from hutch.control.alerts import Alert
 from hutch.control.containers import Containers
 from hutch.control.deletion import Deletion
+from hutch.control.disk import Disk
 from hutch.control.driver import Driver, Task
 from hutch.control.exits import ExitWatch
 from hutch.control.gateway import GatewaySync, placeholder_key, route_for
@@ -110,6 +112,7 @@ class Hutch:
     rollouts: Rollouts
     run_queue: RunQueue
     scaling: Scaling
+    disk: Disk
     load: Load
     logins: Logins
     exits: Exits
@@ -127,13 +130,12 @@ class Hutch:
 
     def alerts(self) -> list[Alert]:
         """Of every task, the oldest first."""
-        return sorted(
-            [*self.exit_watch.alerts(), *self.scaling.alerts()], key=lambda alert: alert.since
-        )
+        found = [*self.exit_watch.alerts(), *self.scaling.alerts(), *self.disk.alerts()]
+        return sorted(found, key=lambda alert: alert.since)
 
 
 @contextlib.asynccontextmanager
-async def running(
+async def running(  # noqa: PLR0915  (a list of parts, in the order in which they need each other)
     settings: Settings,
     *,
     backend: Backend | None = None,
@@ -295,6 +297,7 @@ async def running(
             hibernate_after_s=settings.hibernate_after_s,
         )
         places.make_room = idle.make_room
+        disk = Disk(settings.data_dir, clock)
         scaling = Scaling(
             ScalingRows(database),
             run_queue,
@@ -344,6 +347,7 @@ async def running(
                 Task("idle", idle_watch.LOOK_EVERY_S, idle.run),
                 Task("retention", snapshot_retention.LOOK_EVERY_S, retention.run),
                 Task("logins", login_sync.LOOK_EVERY_S, LoginSync(logins, sandboxes).run),
+                Task("disk", disk_watch.LOOK_EVERY_S, disk.run),
                 Task("scaling", pool_scaling.LOOK_EVERY_S, scaling.run),
                 Task(
                     "pool",
@@ -380,6 +384,7 @@ async def running(
             rollouts=rollouts,
             run_queue=run_queue,
             scaling=scaling,
+            disk=disk,
             load=load,
             logins=logins,
             exits=exits,

@@ -17,6 +17,8 @@ import structlog
 
 from hutch.api.errors import _STATUS
 from hutch.app import Hutch
+from hutch.clock import SystemClock
+from hutch.control.disk import Disk
 from hutch.errors import StorageFull
 from hutch.log_output import LogOutput
 from hutch.runs import dispatch
@@ -90,6 +92,16 @@ async def test_a_sandbox_asked_for_on_a_full_disk_is_there_once_it_is_not(
     assert (await hutch.sandboxes.ensure(user_id)).observed == "running"
     assert len(await world.backend.list()) == 1
     assert await new_user(hutch, "another")
+
+
+async def test_the_alert_is_there_while_there_is_little_room(tmp_path: Path) -> None:
+    free = [60]  # of 1,000: 5 % are the limit, 10 % enough again
+    disk = Disk(tmp_path, SystemClock(), room=lambda _: (free[0], 1000))
+    seen = []
+    for free[0] in (60, 49, 51, 99, 100, 51):
+        await disk.run()
+        seen.append([alert.what for alert in disk.alerts()])
+    assert seen == [[], ["disk_low"], ["disk_low"], ["disk_low"], [], []]
 
 
 def test_a_full_disk_has_its_own_status() -> None:

@@ -54,7 +54,9 @@ class ExitPage(Shape):
 class AlertAnswer(Shape):
     id: str
     exit_id: str | None = Field(description="Of an exit's.")
-    what: str = Field(description="exit_down, exit_drifted, exit_errors, cpu_high or memory_high.")
+    what: str = Field(
+        description="exit_down, exit_drifted, exit_errors, cpu_high, memory_high or disk_low."
+    )
     detail: str
     since: Time
 
