@@ -24,8 +24,8 @@ async def well(run: ScriptedRun) -> Events:
     text = run.prompt
     if "[[tool:shell" in run.prompt:
         yield "tool.started", {"tool_id": "1", "kind": "shell", "name": "sh", "input": {}}
-        yield "tool.finished", {"tool_id": "1", "ok": True, "output": "tried 42"}
-        text = 'tool_result="tried 42"'
+        yield "tool.finished", {"tool_id": "1", "ok": True, "output": "TRIED"}
+        text = 'tool_result="TRIED"'
     elif run.prompt == "[[recall]]":
         text = "earlier=a word that is tried"
     yield finished(text=text)

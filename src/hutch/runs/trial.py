@@ -21,8 +21,9 @@ from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, Runtim
 from hutch_runtime.protocol import PROTOCOL_VERSION, PROVIDERS, ProtocolError, Provider
 
 TURN_WITHIN_S: Final = 60.0
-_SAID: Final = "a word that is tried"
-_SHELL: Final = "echo tried $((40 + 2))"
+SAID: Final = "a word that is tried"
+# What it prints is not in the prompt; and Gemini CLI refuses $( ).
+_SHELL: Final = "echo tried | tr a-z A-Z"
 _EVENTS_MAX: Final = 1000  # of a turn that has a handful
 
 
@@ -51,14 +52,14 @@ class Trial:
             raise TrialFailed(f"The runtime sent {error}.") from None
 
     async def _check_turns(self, sandbox: Sandbox, provider: Provider) -> None:
-        first = await self._turn(sandbox, provider, _SAID, session=None)
-        _expect(provider, first, "answer", kept=_SAID in _text(first))
+        first = await self._turn(sandbox, provider, SAID, session=None)
+        _expect(provider, first, "answer", kept=SAID in _text(first))
         session = str(_data(first, "run.started").get("session"))
         tool = await self._turn(sandbox, provider, f"[[tool:shell {_SHELL}]]", session=session)
-        _expect(provider, tool, "run a command", kept="tried 42" in _text(tool))
+        _expect(provider, tool, "run a command", kept="TRIED" in _text(tool))
         _expect(provider, tool, "tell of its tools", kept=bool(_data(tool, "tool.finished")))
         recall = await self._turn(sandbox, provider, "[[recall]]", session=session)
-        _expect(provider, recall, "remember", kept=_SAID in _text(recall))
+        _expect(provider, recall, "remember", kept=SAID in _text(recall))
 
     async def _turn(
         self, sandbox: Sandbox, provider: Provider, prompt: str, *, session: str | None
