@@ -13,7 +13,7 @@ RUN := .venv/bin
 WORKING_UV = $$(uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down setup test check bench chaos python3-venv squid
+.PHONY: help up down setup test check bench chaos python3-venv squid postgresql
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -27,8 +27,8 @@ down: .venv/done  ## end every program, container and network that `make up` mad
 setup: .venv/done  ## install what is missing and build the image, start nothing
 	@$(RUN)/hutch setup
 
-test: setup squid  ## every test, on the real engine and the real CLIs (TESTS=tests/host: only those)
-	@$(RUN)/pytest -n 2 --dist loadgroup $(TESTS)
+test: setup squid postgresql  ## every test, on the real engine and the real CLIs (TESTS=tests/host: only those)
+	@HUTCH_TEST_DATABASE=$(DATABASE) $(RUN)/pytest -n 2 --dist loadgroup $(TESTS)
 
 check: .venv/done  ## formatting, lint, types, import directions
 	@$(RUN)/ruff format --check --quiet .
@@ -63,6 +63,18 @@ python3-venv:
 	else \
 	  echo 'Python cannot make virtual environments here. Type this, then try again:'; \
 	  echo '  sudo apt-get update && sudo apt-get install --yes python3-venv'; exit 1; \
+	fi
+
+# Tests start servers of their own; the package's stays off.
+postgresql:
+	@if ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then exit 0; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q >/dev/null; \
+	  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -q postgresql >/dev/null; \
+	  if [ -d /run/systemd/system ]; then systemctl disable --now --quiet postgresql; fi; \
+	else \
+	  echo 'PostgreSQL is not installed here. Type this, then try again:'; \
+	  echo '  sudo apt-get update && sudo apt-get install --yes postgresql'; exit 1; \
 	fi
 
 # Stands in for exits in tests and in `hutch demo egress`; the package's own service stays off.

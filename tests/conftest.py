@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Debian 12's Python 3.11.2 cannot compile it late in a deep stack (python/cpython#106905), which
@@ -11,6 +12,7 @@ import pytest
 
 from hutch.images.fetch import fetch_clis
 from hutch.images.inputs import inputs
+from tests.postgres import Server, running_server
 
 # These share one container engine and wait for it most of the time: one after the other, while
 # another process runs the rest.
@@ -35,3 +37,22 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     if "HUTCH_TEST_CLI_DIR" not in os.environ:
         asyncio.run(fetch_clis(inputs()))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """One server for all tests that are about one; each has a database of its own."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Of a database with every table, and empty. A test that asks for it runs on both kinds."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'hutch.db'}"
+        return
+    server: Server = request.getfixturevalue("postgres")
+    url = server.new_database()
+    yield url
+    server.drop(url)

@@ -26,7 +26,9 @@ from hutch.backends.open import open_backend
 from hutch.client import Client, ClientError
 from hutch.config import Settings
 from hutch_runtime.protocol import PROVIDERS, Provider
+from tests.postgres import running_server
 
+DATABASES = ("sqlite", "postgresql")
 HUTCH = Path(sys.executable).with_name("hutch")
 READY_S = 60
 _POLL_S = 0.05
@@ -276,11 +278,27 @@ class Service:
         return (self.settings.logs_dir / f"{name}.log").read_text()[-4000:]
 
 
+def chosen_database() -> str:
+    """What all services of this run of the tests are to use; "" if each test decides."""
+    chosen = os.environ.get("HUTCH_TEST_DATABASE", "")
+    assert chosen in {"", *DATABASES}, f"HUTCH_TEST_DATABASE is one of {DATABASES}"
+    return chosen
+
+
 @contextlib.contextmanager
-def running_service(data_dir: Path, **overrides: str) -> Iterator[Service]:
+def running_service(data_dir: Path, *, database: str = "", **overrides: str) -> Iterator[Service]:
     """``overrides`` are settings by their names in the environment, without ``HUTCH_``. After it,
     nothing is left of it on the machine; that is asserted.
     """
+    with contextlib.ExitStack() as stack:
+        if (database or chosen_database()) == "postgresql":
+            server = stack.enter_context(running_server())
+            overrides["DATABASE_URL"] = server.new_database()
+        yield stack.enter_context(_running_service(data_dir, overrides))
+
+
+@contextlib.contextmanager
+def _running_service(data_dir: Path, overrides: Mapping[str, str]) -> Iterator[Service]:
     api, gateway, model = _free_ports(3)
     ours = {
         "DATA_DIR": str(data_dir),

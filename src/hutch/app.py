@@ -70,7 +70,7 @@ from hutch.snapshots.open import open_store
 from hutch.snapshots.rows import SnapshotRows
 from hutch.snapshots.service import Snapshots
 from hutch.store.database import Database
-from hutch.store.migrate import upgrade
+from hutch.store.open import open_database
 from hutch.vault.data_keys import DataKeys
 from hutch.vault.key_environment import EnvironmentKeys
 from hutch.vault.key_file import KeyFile
@@ -135,7 +135,7 @@ class Hutch:
 
 
 @contextlib.asynccontextmanager
-async def running(  # noqa: PLR0915  (a list of parts, in the order in which they need each other)
+async def running(
     settings: Settings,
     *,
     backend: Backend | None = None,
@@ -149,7 +149,6 @@ async def running(  # noqa: PLR0915  (a list of parts, in the order in which the
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     settings.data_dir.chmod(0o700)  # prompts and answers are in there
-    await asyncio.to_thread(upgrade, settings.database_url)
     clock = clock or SystemClock()
     async with contextlib.AsyncExitStack() as stack:
 
@@ -157,7 +156,7 @@ async def running(  # noqa: PLR0915  (a list of parts, in the order in which the
             stack.push_async_callback(part.close)
             return part
 
-        database = closing(Database(settings.database_url))
+        database = closing(await asyncio.to_thread(open_database, settings.database))
         backend = closing(backend or open_backend(settings))
         gateway_control = closing(gateway_control or GatewayClient(settings.gateway_socket))
         runtime = closing(RuntimeClient(settings.secret))

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     gateway_port: int = 8485
     offline_model_port: int = 8486
 
+    # postgresql://USER:PASSWORD@HOST:PORT/NAME; empty: SQLite, in the data directory.
+    database_url: SecretStr = SecretStr("")
+
     backend: Literal["docker", "process"] = "docker"
     # `process` runs agents on this machine with no isolation at all; see docs/architecture.md.
     insecure_process_backend: bool = False
@@ -167,8 +170,9 @@ class Settings(BaseSettings):
         return value
 
     @property
-    def database_url(self) -> str:
-        return f"sqlite:///{self.data_dir / 'hutch.db'}"
+    def database(self) -> str:
+        """The database's address, with its password: it is opened with that, and never shown."""
+        return self.database_url.get_secret_value() or f"sqlite:///{self.data_dir / 'hutch.db'}"
 
     @property
     def gateway_socket(self) -> Path:

@@ -106,6 +106,12 @@ class StorageFull(Unavailable):
     code = "storage_full"
 
 
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer, or broke off while it stored something."""
+
+    code = "database_unavailable"
+
+
 class KeyUnavailable(Unavailable):
     """The key provider does not answer, or lacks the master key that is asked for."""
 

@@ -14,7 +14,7 @@ from hutch.exits.rows import ExitRows
 from hutch.exits.service import Exits
 from hutch.gateway.base import FakeGateway
 from hutch.store.database import Database
-from hutch.store.migrate import upgrade
+from hutch.store.open import open_database
 from hutch.store.tables import users
 from hutch.vault.data_keys import DataKeys
 from hutch.vault.key_file import KeyFile
@@ -62,10 +62,8 @@ class Office:
 
 
 @asynccontextmanager
-async def an_office(folder: Path) -> AsyncIterator[Office]:
-    url = f"sqlite:///{folder / 'hutch.db'}"
-    upgrade(url)
-    database = Database(url)
+async def an_office(folder: Path, database_url: str) -> AsyncIterator[Office]:
+    database = open_database(database_url)
     rows = [{"id": u, "name": u, "tier": "free", "created_at": 0.0} for u in USERS]
     await database.write((insert(users), rows))
     key_file = await KeyFile.open(folder / "master-keys")
@@ -74,8 +72,8 @@ async def an_office(folder: Path) -> AsyncIterator[Office]:
 
 
 @pytest.fixture
-async def office(tmp_path: Path) -> AsyncIterator[Office]:
-    async with an_office(tmp_path) as opened:
+async def office(tmp_path: Path, database_url: str) -> AsyncIterator[Office]:
+    async with an_office(tmp_path, database_url) as opened:
         yield opened
 
 

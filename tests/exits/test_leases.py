@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import update
 
 from hutch.errors import Conflict, ExitUnavailable, NotFound
 from hutch.exits.importing import parse
 from hutch.exits.service import Exits
+from hutch.store.tables import exits as exits_table
 from tests.exits.conftest import USERS, Office, an_office, stock
 
 
@@ -42,7 +43,7 @@ async def test_nobody_leaves_without_an_exit(office: Office, exits: Exits) -> No
     assert leaving.exit is not None
     assert leaving.exit.password.reveal() == "secret-0"
     # One password that was tampered with closes its own user's way, and is repaired by an import.
-    await office.database.write(text("UPDATE exits SET sealed = x'00'"))
+    await office.database.write(update(exits_table).values(sealed=b"\0"))
     again = await office.exits()
     leaving = await again.leaving(USERS[0])
     assert (leaving.egress, leaving.exit) == ("closed", None)
@@ -167,7 +168,8 @@ def test_whatever_happens_at_once(
     """Two at a time: no exit has two users, no user two homes, memory is the tables."""
 
     async def go() -> None:
-        async with an_office(tmp_path_factory.mktemp("office")) as office:
+        folder = tmp_path_factory.mktemp("office")
+        async with an_office(folder, f"sqlite:///{folder / 'hutch.db'}") as office:
             exits = await office.exits()
             await stock(exits, 4)
             await asyncio.gather(*(play(exits, script) for script in scripts))

@@ -13,12 +13,20 @@ import pytest
 
 from hutch.config import Settings
 from hutch.images.build import build
-from tests.service import Service, User, docker, running_service
+from tests.service import (
+    DATABASES,
+    Service,
+    User,
+    chosen_database,
+    docker,
+    running_service,
+)
 
 # A test may have to wait for the image or for the service; what it waits for by itself has limits
 # of its own, far below.
 TIMEOUT_S = 300
 _HERE = Path(__file__).parent
+_ON_BOTH = {"tests.integration.test_recovery", "tests.integration.test_turns"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,10 +43,24 @@ def image() -> str:
     return Settings().image
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The way of a run is tested on both databases, the rest on one: what is between is the same,
+    and these tests take minutes. `make test DATABASE=postgresql` runs all of them on that one.
+    """
+    if "service" in metafunc.fixturenames:
+        both = not chosen_database() and metafunc.module.__name__ in _ON_BOTH
+        kinds = DATABASES if both else (chosen_database() or DATABASES[0],)
+        metafunc.parametrize("service", kinds, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def service(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(
+    image: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Service]:
     directory = tmp_path_factory.mktemp("gvisor")
-    with running_service(directory, ISOLATION="gvisor", IMAGE=image) as running:
+    with running_service(
+        directory, database=request.param, ISOLATION="gvisor", IMAGE=image
+    ) as running:
         yield running
 
 

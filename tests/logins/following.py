@@ -19,8 +19,9 @@ from hutch.errors import CredentialNotAllowed, NotFound
 from hutch.logins.service import Logins
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.runtime_client import RuntimeClient, runtime_key
-from hutch.store.database import Database
 from hutch.store.migrate import upgrade
+from hutch.store.open import parse
+from hutch.store.sqlite import SqliteDatabase
 from hutch.store.tables import users
 from hutch.vault.data_keys import DataKeys
 from hutch.vault.key_file import KeyFile
@@ -76,8 +77,10 @@ async def vault_in(directory: Path) -> AsyncIterator[Vault]:
     async def never(_user_id: str) -> None:
         raise CredentialNotAllowed("not here")
 
-    await asyncio.to_thread(upgrade, settings.database_url)
-    database = Database(settings.database_url)
+    # Beside the process that is killed, and without its lock.
+    url = parse(settings.database)
+    await asyncio.to_thread(upgrade, url)
+    database = SqliteDatabase(url)
     keys = DataKeys(database, SystemClock(), await KeyFile.open(settings.master_keys_file))
     if await database.first(select(users)) is None:
         row = {"id": USER, "name": "someone", "tier": "free", "created_at": 0}

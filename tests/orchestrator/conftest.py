@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 import uvicorn
+from pydantic import SecretStr
 
 from hutch.api.app import create_app
 from hutch.app import Hutch, running
@@ -46,8 +47,8 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    settings = Settings(data_dir=tmp_path, pool_size=0)
+async def world(tmp_path: Path, database_url: str) -> AsyncIterator[World]:
+    settings = Settings(data_dir=tmp_path, database_url=SecretStr(database_url), pool_size=0)
     runtime = ScriptedRuntime()
     async with runtime.serving() as port:
         backend = ScriptedBackend(port, settings.instance)

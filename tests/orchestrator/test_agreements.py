@@ -71,7 +71,7 @@ async def test_an_accepted_agreement_costs_a_prompt_no_query(world: World, agree
         await hutch.agreements.accept(user_id, AGREEMENT, version)
         queries: list[str] = []
         event.listen(
-            hutch.database._engine,
+            hutch.database.engine,
             "before_cursor_execute",
             lambda *arguments: queries.append(str(arguments[2])),
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -21,6 +20,7 @@ from hutch.control.queue import WorkQueue
 from hutch.sandboxes import states
 from hutch.sandboxes.rows import SandboxRows
 from hutch.store.migrate import upgrade
+from hutch.store.open import parse
 from hutch.store.tables import metadata
 from tests.orchestrator.conftest import World, new_user, run_to_end
 
@@ -136,7 +136,7 @@ async def test_a_deleted_user_leaves_nothing(world: World, hutch: Hutch) -> None
     assert gone.container
     assert (gone.traces.credentials, gone.traces.runs, gone.traces.sessions) == (3, 1, 1)
     assert gone.traces.events >= 2
-    engine = create_engine(world.settings.database_url)
+    engine = create_engine(parse(world.settings.database))
     with engine.connect() as db:
         for name, table in metadata.tables.items():
             if name == "image_rollouts":  # the installation's
@@ -181,8 +181,8 @@ def test_a_container_that_is_gone_never_comes_back(path: list[states.State]) -> 
     assert all(after in states.TRANSITIONS for to in states.TRANSITIONS.values() for after in to)
 
 
-def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'x.db'}"
+def test_the_migrations_make_what_the_tables_say(database_url: str) -> None:
+    url = parse(database_url)
     upgrade(url)
     engine = create_engine(url)
     with engine.connect() as db:

@@ -31,6 +31,7 @@ async def sealed_things(hutch: Hutch, user_id: str) -> list[bytes]:
     return [bytes(row[0]) for row in (*keys, *rows)]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # its files are ours to read
 async def test_no_file_has_a_trace(world: World, hutch: Hutch) -> None:
     stays = await new_user(hutch, "stays")
     leaves = await new_user(hutch, "leaves")

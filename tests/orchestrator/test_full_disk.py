@@ -42,6 +42,12 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """PostgreSQL has a disk of its own."""
+    return f"sqlite:///{tmp_path / 'hutch.db'}"
+
+
 def _fill(descriptor: int) -> None:
     with contextlib.suppress(OSError):
         while True:

@@ -7,7 +7,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from sqlalchemy import insert
@@ -22,7 +21,7 @@ from hutch.sandboxes.places import MakeRoom, Places
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.states import State
 from hutch.store.database import Database
-from hutch.store.migrate import upgrade
+from hutch.store.open import open_database
 from hutch.store.tables import users as users_table
 
 
@@ -166,11 +165,9 @@ USERS = [f"u{n}" for n in range(8)]
 
 
 @pytest.fixture
-async def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Yard]:
+async def yard(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Yard]:
     monkeypatch.setattr(places_module, "_LOOK_S", 0.01)
-    url = f"sqlite:///{tmp_path / 'x.db'}"
-    upgrade(url)
-    database = Database(url)
+    database = open_database(database_url)
     rows = [{"id": user, "name": user, "tier": "free", "created_at": 0.0} for user in USERS]
     await database.write((insert(users_table), rows))
     yield Yard(SandboxRows(database), database, Steered(), FixedLoad(), Recorder())

@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pytest
 from sqlalchemy import insert
 
 from hutch.app import Hutch
-from hutch.config import Settings
 from hutch.control.gateway import placeholder_key
 from hutch.control.pool import MEMBER_MAX_AGE_S, PATIENCE_S, Pool, auto_size
 from hutch.gateway.base import FakeGateway
@@ -22,7 +20,7 @@ from hutch.sandboxes.models import ImageRef, Sandbox
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.states import State
 from hutch.store.database import Database
-from hutch.store.migrate import upgrade
+from hutch.store.open import open_database
 from hutch.store.tables import users as users_table
 from tests.orchestrator.conftest import World, log_of, new_user, run_to_end
 from tests.orchestrator.test_control import until
@@ -97,10 +95,8 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    url = f"sqlite:///{tmp_path / 'x.db'}"
-    upgrade(url)
-    database = Database(url)
+async def bench(database_url: str) -> AsyncIterator[Bench]:
+    database = open_database(database_url)
     made = Bench(SandboxRows(database), Steered(), None)  # type: ignore[arg-type]  # given below
     made.pool = made.fresh_pool()
     yield made
@@ -271,11 +267,9 @@ async def test_a_cancelled_claim_is_carried_through(world: World) -> None:
         assert len([s for s in await hutch.sandboxes.all() if s.user_id == user_id]) == 1
 
 
-async def test_nobody_gets_two_and_none_is_given_twice(tmp_path: Path) -> None:
+async def test_nobody_gets_two_and_none_is_given_twice(database_url: str) -> None:
     """Fifty users, twenty members, two services on one database; each user asks four times."""
-    settings = Settings(data_dir=tmp_path, pool_size=0)
-    upgrade(settings.database_url)
-    databases = [Database(settings.database_url) for _ in range(2)]
+    databases = [open_database(database_url) for _ in range(2)]
     rows = [SandboxRows(database) for database in databases]
     clock = Steered()
     blank = Sandbox("", None, "", "warm", "provisioning", "", "now", 0.0, 0.0)

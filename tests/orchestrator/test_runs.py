@@ -20,7 +20,7 @@ from hutch.runs.models import LogEntry, Run, Session
 from hutch.runs.rows import RunRows
 from hutch.runs.service import NewRun
 from hutch.sandboxes.rows import SandboxRows
-from hutch.store.database import Database
+from hutch.store.open import open_database
 from hutch_runtime.protocol import PROMPT_MAX_BYTES
 from tests.orchestrator.conftest import World, log_of, new_user, run_to_end
 from tests.orchestrator.runtime import (
@@ -139,7 +139,7 @@ async def test_a_run_that_a_lost_sandbox_may_have_begun_is_begun_nowhere_else(wo
                 await asyncio.sleep(0.001)
         (sandbox,) = await hutch.sandboxes.all()
     await world.backend.cleanup()
-    database = Database(world.settings.database_url)
+    database = open_database(world.settings.database)
     await SandboxRows(database).observe(sandbox.id, "failed", at=1.0)
     await database.close()
     world.runtime.runs.clear()  # a new sandbox knows nothing of the run

@@ -19,8 +19,7 @@ from hutch.control.scaling_rows import ScalingRows
 from hutch.load import CpuTime, FixedLoad, Memory, ProcLoad
 from hutch.runs.service import NewRun
 from hutch.sandboxes.census import Census
-from hutch.store.database import Database
-from hutch.store.migrate import upgrade
+from hutch.store.open import open_database
 from tests.orchestrator.conftest import Api, World, new_user, run_to_end
 from tests.orchestrator.test_places import Steered
 
@@ -70,10 +69,8 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    url = f"sqlite:///{tmp_path / 'x.db'}"
-    upgrade(url)
-    database = Database(url)
+async def desk(database_url: str) -> AsyncIterator[Desk]:
+    database = open_database(database_url)
     rows = ScalingRows(database)
     made = Desk(Situation(warm=5), Steered(), FixedLoad(), rows, None)  # type: ignore[arg-type]  # given below
     made.scaling = made.fresh(Rules(least=5, most=10, up_above=3, down_after_s=600))

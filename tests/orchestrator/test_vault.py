@@ -21,6 +21,7 @@ async def test_what_is_stored_comes_out_for_the_gateway_alone(hutch: Hutch, user
     assert KEY not in repr((info, revealed))
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # its files are ours to read
 async def test_no_file_holds_a_key(world: World, hutch: Hutch, user_id: str) -> None:
     del hutch, user_id
     files = [path for path in world.settings.data_dir.rglob("*") if path.is_file()]

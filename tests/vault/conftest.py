@@ -9,7 +9,7 @@ from sqlalchemy import insert
 from hutch.clock import SystemClock
 from hutch.errors import CredentialNotAllowed
 from hutch.store.database import Database
-from hutch.store.migrate import upgrade
+from hutch.store.open import open_database
 from hutch.store.tables import users
 from hutch.vault.data_keys import DataKeys
 from hutch.vault.key_file import KeyFile
@@ -19,10 +19,8 @@ USERS = ("user_ada", "user_bob", "user_cyd")
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"sqlite:///{tmp_path / 'hutch.db'}"
-    upgrade(url)
-    opened = Database(url)
+async def database(database_url: str) -> AsyncIterator[Database]:
+    opened = open_database(database_url)
     rows = [{"id": u, "name": u, "tier": "free", "created_at": 0.0} for u in USERS]
     await opened.write((insert(users), rows))
     yield opened

@@ -1,10 +1,10 @@
 """Changes the master key in processes that are killed at one moment after another, and looks each
 time whether everything that was ever sealed still opens.
 
-    python -m tests.vault.killed_rotation DIRECTORY lines|times MOMENTS
+    python -m tests.vault.killed_rotation DIRECTORY DATABASE lines|times MOMENTS
 
 ``lines``: before the Nth line of the vault's and the store's own code, spread evenly over a whole
-change. ``times``: after a random time, so that SQLite and the file system are met in the middle.
+change. ``times``: after a random time, so that the database and the file system are met midway.
 Prints a JSON object. It has no threads of its own, and may therefore fork.
 """
 
@@ -27,21 +27,22 @@ from sqlalchemy import func, insert, select
 
 from hutch.clock import SystemClock
 from hutch.store import database as store
+from hutch.store import postgresql, sqlite
 from hutch.store.database import Database
-from hutch.store.migrate import upgrade
+from hutch.store.open import open_database
 from hutch.store.tables import data_keys as table
 from hutch.store.tables import users
 from hutch.vault import data_keys, key_file, keys
 from hutch.vault.data_keys import DataKeys
 from hutch.vault.key_file import KeyFile
 
-TRACED = {module.__file__ for module in (data_keys, key_file, keys, store)}
+TRACED = {module.__file__ for module in (data_keys, key_file, keys, store, sqlite, postgresql)}
 USERS = 150  # two transactions
 NEW_USERS = 4  # each time, who get their key while the master key changes
 
 
-def main(directory: Path, how: str, moments: int) -> None:
-    assert in_child(lambda: asyncio.run(prepare(directory))) == 0
+def main(directory: Path, url: str, how: str, moments: int) -> None:
+    assert in_child(lambda: asyncio.run(prepare(directory, url))) == 0
     whole = 0
     if how == "lines":
         assert in_child(lambda: counted(directory)) == 0
@@ -75,8 +76,8 @@ def in_child(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-async def prepare(directory: Path) -> None:
-    upgrade(url(directory))
+async def prepare(directory: Path, url: str) -> None:
+    (directory / "database").write_text(url)
     (directory / "sealed").touch()
     await with_keys(directory, lambda d, k: seal_for_new_users(directory, d, k, USERS))
 
@@ -162,7 +163,7 @@ async def seal_for_new_users(
 async def with_keys(
     directory: Path, work: Callable[[Database, DataKeys], Coroutine[Any, Any, None]]
 ) -> None:
-    database = Database(url(directory))
+    database = open_database((directory / "database").read_text())
     try:
         provider = await KeyFile.open(directory / "master-keys")
         await work(database, DataKeys(database, SystemClock(), provider))
@@ -183,9 +184,5 @@ def trace(line: Callable[[], None]) -> None:
     sys.settrace(enter)
 
 
-def url(directory: Path) -> str:
-    return f"sqlite:///{directory / 'hutch.db'}"
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -62,6 +62,7 @@ async def test_opening_makes_no_key(database: Database, data_keys: DataKeys) -> 
     assert await count(database) == 1
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # its files are ours to read
 async def test_a_destroyed_key_is_in_no_file_and_opens_nothing(
     database: Database, key_file: KeyFile, data_keys: DataKeys, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Master keys in the environment reach the API, and nobody else."""
+"""Master keys, and the database's password, in the environment reach the API, and nobody else."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from hutch.cli.up import API, _programs
 from hutch.config import Settings
 from hutch.vault.keys import MasterKey
 
-NAMES = ("HUTCH_MASTER_KEY", "HUTCH_MASTER_KEY_PREVIOUS")
+NAMES = ("HUTCH_MASTER_KEY", "HUTCH_MASTER_KEY_PREVIOUS", "HUTCH_DATABASE_URL")
 
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    texts = [MasterKey.generate().text() for _ in NAMES]
+    texts = [MasterKey.generate().text() for _ in NAMES[:2]]
+    texts.append("postgresql://hutch:the-password-4711@database.test/hutch")
     for name, text in zip(NAMES, texts, strict=True):
         monkeypatch.setenv(name, text)
     return texts
@@ -42,7 +43,7 @@ def test_only_the_api_is_given_them(given: list[str], tmp_path: Path) -> None:
 def test_what_we_start_does_not_inherit_them(given: list[str], tmp_path: Path) -> None:
     code = (
         "import os, subprocess\n"
-        "from hutch.cli.master_keys import settings_apart_from_environment\n"
+        "from hutch.cli.api_secrets import settings_apart_from_environment\n"
         "settings = settings_apart_from_environment()\n"
         "assert settings.master_key.get_secret_value()\n"
         "print(subprocess.run(['env'], capture_output=True, text=True).stdout)\n"
@@ -57,7 +58,7 @@ def test_what_we_start_does_not_inherit_them(given: list[str], tmp_path: Path) -
     )
     assert "HUTCH_DATA_DIR" in done.stdout
     assert not any(text in done.stdout for text in given)
-    assert "MASTER_KEY" not in done.stdout
+    assert not any(name in done.stdout for name in NAMES)
 
 
 @pytest.mark.parametrize("wrong", ["mode", "variable"])

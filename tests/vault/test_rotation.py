@@ -29,12 +29,22 @@ from tests.vault.pausing import KeysThatPause
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(("how", "moments"), [("lines", 80), ("times", 40)])
+@pytest.mark.parametrize(
+    ("database_url", "how", "moments"),
+    [
+        ("sqlite", "lines", 80),
+        ("sqlite", "times", 40),
+        ("postgresql", "lines", 12),
+        ("postgresql", "times", 10),
+    ],
+    indirect=["database_url"],
+)
 def test_a_change_killed_at_any_moment_loses_nothing(
-    tmp_path: Path, how: Literal["lines", "times"], moments: int
+    database_url: str, tmp_path: Path, how: Literal["lines", "times"], moments: int
 ) -> None:
+    module = "tests.vault.killed_rotation"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.vault.killed_rotation", str(tmp_path), how, str(moments)],
+        [sys.executable, "-m", module, str(tmp_path), database_url, how, str(moments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -16,7 +16,7 @@ from sqlalchemy import insert, select, update
 from hutch.clock import SystemClock
 from hutch.errors import DoesNotOpen
 from hutch.store.database import Database
-from hutch.store.migrate import upgrade
+from hutch.store.open import open_database
 from hutch.store.tables import credentials, users
 from hutch.vault.data_keys import DataKeys
 from hutch.vault.key_file import KeyFile
@@ -63,8 +63,7 @@ class Sealing:
 async def _prepare(path: Path) -> tuple[Database, DataKeys]:
 
     url = f"sqlite:///{path / 'hutch.db'}"
-    await asyncio.to_thread(upgrade, url)
-    database = Database(url)
+    database = await asyncio.to_thread(open_database, url)
     rows = [{"id": u, "name": u, "tier": "free", "created_at": 0.0} for u in USERS]
     await database.write((insert(users), rows))
     return database, DataKeys(database, SystemClock(), await KeyFile.open(path / "master-keys"))

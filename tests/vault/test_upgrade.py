@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, make_url
 
 from hutch.store import migrate
 from hutch.store.migrate import upgrade
@@ -34,7 +34,7 @@ def test_an_upgrade_leaves_nothing_of_them_in_the_file(tmp_path: Path) -> None:
             )
     engine.dispose()
     assert sealed in path.read_bytes()
-    upgrade(f"sqlite:///{path}")
+    upgrade(make_url(f"sqlite:///{path}"))
     assert [file.name for file in tmp_path.iterdir() if sealed[:20] in file.read_bytes()] == []
     with sqlite3.connect(path) as database:
         assert database.execute("SELECT count(*) FROM credentials").fetchone() == (0,)

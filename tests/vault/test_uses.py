@@ -24,7 +24,7 @@ async def noting(database: Database, *, every_s: float) -> AsyncIterator[tuple[U
         if statement.startswith("UPDATE credentials"):
             written.append(statement)
 
-    engine = database._engine
+    engine = database.engine
     event.listen(engine, "before_cursor_execute", seen)
     uses = Uses(database, SystemClock(), write_every_s=every_s)
     try:

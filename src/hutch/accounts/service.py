@@ -86,11 +86,12 @@ class Accounts:
         the caller destroys it first, and before that their data key (``control.deletion``).
         """
         await self._database.write(
-            # One that was made again by what was still under way.
-            delete(data_keys).where(data_keys.c.owner == user_id),
             # An exit remembers whose it was, to be theirs again.
             update(exits).where(exits.c.last_user_id == user_id).values(last_user_id=None),
             delete(users).where(users.c.id == user_id),
+            # One that was made again by what was still under way; nobody makes one after this, who
+            # would have to find the user (``DataKeys``).
+            delete(data_keys).where(data_keys.c.owner == user_id),
         )
         self._known.clear()
         self._tiers.pop(user_id, None)

@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 
 from hutch.cli import admin, agreements, container, exits, image, network
+from hutch.cli.api_secrets import settings_apart_from_environment
 from hutch.cli.doctor import doctor
 from hutch.cli.login import login
-from hutch.cli.master_keys import settings_apart_from_environment
 from hutch.cli.profile import admin_client, user_client
 from hutch.cli.tables import table
 from hutch.client import ApiError, ClientError

@@ -15,15 +15,14 @@ from rich.console import Console
 
 from hutch.backends.base import Capabilities
 from hutch.backends.open import open_backend
+from hutch.cli.api_secrets import NAMES, for_the_api
 from hutch.cli.background import Background, Program
 from hutch.cli.demo import KEY_VARIABLES, demo, uses_offline_model
-from hutch.cli.master_keys import for_the_api
 from hutch.cli.profile import admin_client, service_url
 from hutch.client import ApiError, Client, ClientError
 from hutch.config import Settings, source_checkout
 from hutch.errors import HutchError, Unavailable
 from hutch.host.setup import set_up
-from hutch.vault.key_environment import MASTER_KEY, PREVIOUS
 from hutch_runtime.protocol import PROVIDERS
 
 _READY_S: Final = 60.0
@@ -132,7 +131,7 @@ def _programs(settings: Settings, address: str) -> list[Program]:
         for name, text in os.environ.items()
         if name in _INHERITED or name.startswith("HUTCH_")
     }
-    for secret in ("HUTCH_API_KEY", "HUTCH_ADMIN_KEY", MASTER_KEY, PREVIOUS):
+    for secret in ("HUTCH_API_KEY", "HUTCH_ADMIN_KEY", *NAMES):
         environment.pop(secret, None)
     environment["HUTCH_DATA_DIR"] = str(settings.data_dir)
     environment["HUTCH_PORT"] = str(settings.port)

@@ -84,6 +84,11 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= _NAME_MAX
 
 
+def _is_short(most: int) -> Any:
+    """A name that goes into a column of so many characters, in which no NUL may be."""
+    return lambda value: isinstance(value, str) and len(value) <= most and "\0" not in value
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _COUNT_MAX
 
@@ -147,9 +152,9 @@ def _is_timings(value: Any) -> bool:
 _FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "run.started": {
         "provider": _one_of(PROVIDERS),
-        "session": _is_name,
+        "session": _is_short(200),
         "model": _or_null(_is_name),
-        "cli_version": _is_name,
+        "cli_version": _is_short(64),
         "agent": _one_of(AGENT_ORIGINS),
     },
     "text.delta": {"text": _is_text},

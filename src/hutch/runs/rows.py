@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, insert, or_, select, update
+from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from hutch.runs.models import FINISHED, LogEntry, Run, Session
 from hutch.store.database import Database, Statement
@@ -82,9 +83,22 @@ class RunRows:
 
     async def save(self, run: Run, entries: list[LogEntry]) -> None:
         """New entries and what the run has become, in one transaction. A finished run stays as it
-        is.
+        is. May be repeated when it is not known whether it was stored.
         """
-        await self._database.write(*_changes(run, entries))
+        try:
+            await self._database.write(*_changes(run, entries))
+        except IntegrityError:
+            missing = await self._missing(run.id, entries)
+            if len(missing) == len(entries):
+                raise
+            await self._database.write(*_changes(run, missing))
+
+    async def _missing(self, run_id: str, entries: list[LogEntry]) -> list[LogEntry]:
+        """Those of them that are not stored."""
+        last = select(func.max(run_events.c.seq)).where(run_events.c.run_id == run_id)
+        row = await self._database.first(last)
+        stored = (row[0] or 0) if row is not None else 0
+        return [entry for entry in entries if entry.seq > stored]
 
     async def events(self, run_id: str, *, after: int = 0) -> list[LogEntry]:
         query = (

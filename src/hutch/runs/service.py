@@ -201,6 +201,8 @@ class Runs:
     async def page(
         self, user_id: str, *, session_id: str | None, before: str | None, limit: int
     ) -> list[Run]:
+        if session_id is not None and not is_id(session_id, "ses"):
+            return []
         last = await self.get(user_id, before) if before is not None else None
         return await self._rows.page(
             user_id, session_id=session_id, before=last, limit=min(limit, PAGE_MAX)

@@ -63,36 +63,36 @@ class SandboxRows:
         return True
 
     async def claim(self, user_id: str, *, at: float) -> Sandbox | None:
-        """Give the user the warm one that has been ready longest, in one conditional update. None
-        if there is none, or if the user has a sandbox already or is gone. It is running, or, if
-        there is a snapshot of the user's, provisioning.
+        """Give the user the warm one that has been ready longest, in one statement. None if there
+        is none, or if the user has a sandbox already or is gone. It is running, or, if there is a
+        snapshot of the user's, provisioning.
         """
         ready = (
             select(table.c.id)
             .where(table.c.user_id.is_(None), table.c.observed == "warm", table.c.desired == "warm")
             .order_by(table.c.changed_at, table.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)  # SQLite has one writer, and no word for it
+            .scalar_subquery()
         )
-        while row := await self._database.first(ready.limit(1)):
-            claim = update(table).where(
-                table.c.id == row.id,
-                table.c.user_id.is_(None),
-                table.c.observed == "warm",
-                table.c.desired == "warm",
+        snapshot_id = _latest_snapshot(user_id)
+        claim = (
+            update(table)
+            .where(table.c.id == ready)
+            .values(
+                user_id=user_id,
+                desired="running",
+                snapshot_id=snapshot_id,
+                observed=case((snapshot_id.is_(None), "running"), else_="provisioning"),
+                changed_at=at,
             )
-            snapshot_id = _latest_snapshot(user_id)
-            values = {
-                "user_id": user_id,
-                "desired": "running",
-                "snapshot_id": snapshot_id,
-                "observed": case((snapshot_id.is_(None), "running"), else_="provisioning"),
-            }
-            try:
-                won = await self._database.write(claim.values(**values, changed_at=at))
-            except IntegrityError:
-                return None
-            if won:
-                return await self.get(row.id)
-        return None
+            .returning(table)
+        )
+        try:
+            row = await self._database.write_returning(claim)
+        except IntegrityError:
+            return None
+        return _sandbox(row) if row else None
 
     async def retire(self, sandbox_id: str) -> bool:
         """Want a warm one's end; false if a claim was first."""

@@ -187,7 +187,7 @@ def _refusal(status: int, body: bytes) -> RuntimeRefused:
     error = error if isinstance(error, dict) else {}
     return RuntimeRefused(
         status,
-        str(error.get("code", ""))[:64],
+        str(error.get("code", "")).replace("\0", "")[:64],
         str(error.get("message", f"the runtime answered with status {status}"))[:2000],
     )
 

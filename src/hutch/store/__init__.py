@@ -1,1 +1,1 @@
-"""Rows and transactions. SQLite (WAL, one writer) is the embedded default."""
+"""Rows and transactions: SQLite, the embedded default, or PostgreSQL."""

@@ -40,6 +40,19 @@ class Utf8(TypeDecorator[str]):
         return None if value is None else value.decode()
 
 
+class Words(TypeDecorator[str]):
+    """What a program or a person has said, for people to read: a NUL in it may become another
+    character, since PostgreSQL's text refuses it.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        del dialect
+        return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 metadata: Final = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -92,7 +105,7 @@ credentials: Final = Table(
     Column("last_four", String(4), nullable=False),
     Column("fingerprint", String(16), nullable=False),
     Column("state", String(16), nullable=False),  # ok | needs_login
-    Column("reason", Text, nullable=False),  # why a login is needed; "" otherwise
+    Column("reason", Words, nullable=False),  # why a login is needed; "" otherwise
     Column("created_at", Float, nullable=False),
     Column("used_at", Float),
     Column("last_result", String(32)),  # of the last use or check; null before the first
@@ -132,7 +145,7 @@ exits: Final = Table(
     Column("expires_at", Float),
     Column("state", String(16), nullable=False),  # active | draining
     Column("health", String(16), nullable=False),  # unknown | up | down | drifted
-    Column("reason", Text, nullable=False),  # of health; "" when all is well
+    Column("reason", Words, nullable=False),  # of health; "" when all is well
     Column("failures", Integer, nullable=False),  # probes in a row
     Column("seen_ip", String(64)),
     Column("probed_at", Float),
@@ -160,7 +173,7 @@ exit_history: Final = Table(
     Column("exit_id", String(32), nullable=False),
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), index=True),
     Column("what", String(16), nullable=False),
-    Column("detail", Text, nullable=False),
+    Column("detail", Words, nullable=False),
     Column("at", Float, nullable=False),
 )
 
@@ -173,7 +186,7 @@ sandboxes: Final = Table(
     Column("incarnation", String(32), nullable=False, unique=True),
     Column("desired", String(16), nullable=False),
     Column("observed", String(16), nullable=False),
-    Column("reason", Text, nullable=False),  # why it failed; "" otherwise
+    Column("reason", Words, nullable=False),  # why it failed; "" otherwise
     Column("image", String(200), nullable=False),
     Column("image_id", String(80)),  # null: made before this was noted, or by an engine without
     Column("isolation", String(16)),
@@ -270,7 +283,7 @@ runs: Final = Table(
     Column("cancel_requested", Integer, nullable=False),
     Column("stop_reason", String(16)),
     Column("error_code", String(64)),
-    Column("error_message", Text),
+    Column("error_message", Words),
     Column("text", Utf8, nullable=False),
     Column("usage", JSON),
     Column("timings", JSON, nullable=False),

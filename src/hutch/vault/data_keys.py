@@ -15,7 +15,18 @@ from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import Row, bindparam, delete, exists, insert, literal, or_, select, update
+from sqlalchemy import (
+    Exists,
+    Row,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from hutch.clock import Clock
@@ -182,7 +193,7 @@ class DataKeys:
                 literal(wrapped.data),
                 literal(wrapped.key_id),
                 literal(self._clock.now()),
-            ).where(or_(literal(owner == INSTALLATION), exists().where(users.c.id == owner)))
+            ).where(or_(literal(owner == INSTALLATION), _user_stays(owner)))
             columns = ["owner", "wrapped", "master_key", "created_at"]
             try:
                 # In one statement: a deleted user must not get a key again.
@@ -214,6 +225,12 @@ class DataKeys:
     def _forget_cipher(self, owner: str) -> None:
         self._destructions += 1
         self._ciphers.pop(owner, None)
+
+
+def _user_stays(owner: str) -> Exists:
+    """That the user is there, and will be until the transaction ends."""
+    user = select(users.c.id).where(users.c.id == owner)
+    return exists(user.with_for_update(read=True, key_share=True))
 
 
 # Not of a row that went or changed since it was read.

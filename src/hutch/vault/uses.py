@@ -11,6 +11,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from hutch.clock import Clock
+from hutch.errors import DatabaseUnavailable
 from hutch.store.database import Database
 from hutch.store.tables import credentials
 from hutch.vault.models import Result
@@ -86,6 +87,6 @@ class Uses:
                 )
                 .values(used_at=use.at, last_result=use.result)
             )
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, DatabaseUnavailable) as error:
             # A note is not worth a failure; the next one has another chance.
             _log.warning("credential.note_failed", error=type(error).__name__)
