@@ -220,6 +220,27 @@ async def test_runs_of_one_session_take_turns(world: World, hutch: Hutch, user_i
     assert world.runtime.executions == [first.id, *(run.id for run in runs)]
 
 
+async def test_a_container_that_dies_while_the_end_is_stored_makes_no_second_end(
+    world: World, hutch: Hutch, user_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = RunRows.save
+
+    async def slow(rows: RunRows, run: Run, entries: list[LogEntry]) -> None:
+        await save(rows, run, entries)
+        if run.finished and await world.backend.list():
+            await world.backend.cleanup()
+            hutch.driver.wake("containers")
+            await asyncio.sleep(20)  # cut off by the news of it
+
+    monkeypatch.setattr(RunRows, "save", slow)
+    run = await hutch.runs.submit(user_id, NewRun("claude", "to the end"))
+    async with asyncio.timeout(10):
+        run = await hutch.runs.finished(user_id, run.id)
+    assert (run.state, run.error_code) == ("succeeded", None)
+    assert [entry.type for entry in await log_of(hutch, run)].count("run.finished") == 1
+    assert await hutch.runs.get(user_id, run.id) == run
+
+
 async def test_a_user_of_the_free_tier_has_two_at_once(
     world: World, hutch: Hutch, user_id: str
 ) -> None:

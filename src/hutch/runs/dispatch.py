@@ -341,7 +341,12 @@ class Dispatch:
         text: str = "",
         seq: int | None = None,
     ) -> None:
-        """The last event and the outcome, stored together before anybody sees them."""
+        """The last event and the outcome, stored together before anybody sees them. The first end
+        is the one that counts: another may come while that is being stored.
+        """
+        if self.run.finished:
+            self._allow(None)
+            return await self._store()
         state: RunState = {"error": "failed", "cancelled": "cancelled"}.get(  # type: ignore[assignment]  # a mapping from literals to literals
             stop_reason, "succeeded"
         )
@@ -368,7 +373,7 @@ class Dispatch:
         }
         self._append("run.finished", finished, seq)
         self._allow(None)  # what follows must not be cut in the middle
-        await self._store()
+        return await self._store()
 
     def _allow(self, seconds: float | None) -> None:
         if self._limited and not self._patience.expired():
