@@ -62,6 +62,10 @@ class Claimants(Protocol):
     def go_on(self, user_id: str) -> None: ...
 
 
+# own: they have one. warm: there was one for them. cold: it is made.
+Given: TypeAlias = Literal["own", "warm", "cold"]
+
+
 @dataclass(slots=True)
 class _Seat:
     """A user who needs a container, until they have one."""
@@ -69,8 +73,12 @@ class _Seat:
     asked_at: float
     callers: int = 0
     reason: PlaceReason | None = None
-    cold: bool = False  # a container is made for them
+    how: Given = "cold"  # once it is given
     given: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def cold(self) -> bool:
+        return self.given.is_set() and self.how == "cold"
 
 
 @dataclass(slots=True)
@@ -128,7 +136,7 @@ class Places:
             await asyncio.gather(self._serving, return_exceptions=True)
 
     @asynccontextmanager
-    async def of(self, user_id: str) -> AsyncIterator[None]:
+    async def of(self, user_id: str) -> AsyncIterator[Given]:
         """Entered once the user may have a container; to be left once its row is there."""
         weight = await self._weight(user_id)
         seat = self._seats.setdefault(user_id, _Seat(self._clock.now()))
@@ -140,7 +148,7 @@ class Places:
             elif seat.cold:
                 self._claimants.waits(user_id)
             await seat.given.wait()
-            yield
+            yield seat.how
         finally:
             seat.callers -= 1
             if not seat.callers:
@@ -217,7 +225,9 @@ class Places:
                     self._wanted.set()
 
     async def _step(self) -> bool:
-        """Serve the next in line, if that may be; whether anything was served."""
+        """Serve the next in line, and those behind for whom there are warm ones; whether anything
+        was served.
+        """
         async with self._deciding:
             census = await self.census()
             self._remember(census)
@@ -229,10 +239,16 @@ class Places:
             first = self._line.next()
             if first is None:
                 return False
-            refused = None if census.warm else self._refuses(census)
-            if census.warm or (refused is None and census.cold < self._starts_at_once):
+            if census.warm:
+                # All of them by one count: users who come together need not wait for each other's.
+                for user_id in list(self._line)[: census.warm]:
+                    self._line.serve(user_id)
+                    self._give(user_id, "warm")
+                return True
+            refused = self._refuses(census)
+            if refused is None and census.cold < self._starts_at_once:
                 self._line.serve(first)
-                self._give(first, "warm" if census.warm else "cold")
+                self._give(first, "cold")
                 return True
             for user_id in self._line:
                 self._waits(user_id, refused or "pool_empty")
@@ -240,11 +256,11 @@ class Places:
             await self._ask_for_room(census, self.make_room)
         return False
 
-    def _give(self, user_id: str, how: Literal["own", "warm", "cold"]) -> None:
+    def _give(self, user_id: str, how: Given) -> None:
         self.given[how] += 1
         seat = self._seats[user_id]
         seat.given.set()
-        seat.cold = how == "cold"
+        seat.how = how
         self._since.setdefault(user_id, self._clock.now())
         if seat.cold:
             self._claimants.waits(user_id)

@@ -15,7 +15,7 @@ from hutch.clock import Clock
 from hutch.errors import NotFound, SandboxBusy, SandboxFailed, SnapshotFailed, Unavailable
 from hutch.ids import new_id
 from hutch.sandboxes.models import ImageRef, Sandbox
-from hutch.sandboxes.places import Places
+from hutch.sandboxes.places import Given, Places
 from hutch.sandboxes.reconcile import Egress
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
@@ -70,18 +70,19 @@ class Sandboxes:
         ready = self._running.get(user_id)
         if ready is not None:
             return ready
-        async with self._places.of(user_id):
-            return await self._claimed_or_made(user_id)
+        async with self._places.of(user_id) as given:
+            return await self._claimed_or_made(user_id, given)
 
     def ready(self, user_id: str) -> bool:
         """Whether ``ensure`` would answer at once."""
         return user_id in self._running
 
-    async def _claimed_or_made(self, user_id: str) -> Sandbox:
+    async def _claimed_or_made(self, user_id: str, given: Given) -> Sandbox:
         self._waiting += 1
         try:
             async with asyncio.timeout(READY_WITHIN_S):
-                return await self._claimed(user_id) or await self._woken_or_made(user_id)
+                claimed = await self._claimed(user_id, known=given == "own")
+                return claimed or await self._woken_or_made(user_id)
         except TimeoutError:
             raise SandboxFailed(
                 f"The sandbox was not ready within {READY_WITHIN_S} seconds.",
@@ -171,14 +172,15 @@ class Sandboxes:
         """How many wait for a sandbox now, and when somebody last did (Unix time; 0: never)."""
         return self._waiting, self._asked_at
 
-    async def _claimed(self, user_id: str) -> Sandbox | None:
-        """A warm one, made the user's; None if there is none, or if they have one already.
+    async def _claimed(self, user_id: str, *, known: bool) -> Sandbox | None:
+        """A warm one, made the user's; None if there is none, or if they have one already. With
+        ``known``, that is looked at first, else the claim itself finds out.
 
         One claim of a user at a time, carried through when its caller is cancelled: nobody may use
         the sandbox before the gateway knows whose it is.
         """
         if user_id not in self._claims:
-            if await self._rows.live_of(user_id) is not None and user_id not in self._claims:
+            if known and await self._rows.live_of(user_id) and user_id not in self._claims:
                 return None
             if user_id not in self._claims:
                 claim = asyncio.create_task(self._claim(user_id), name=f"claim {user_id}")
@@ -188,11 +190,9 @@ class Sandboxes:
     async def _claim(self, user_id: str) -> Sandbox | None:
         try:
             while sandbox := await self._rows.claim(user_id, at=self._clock.now()):
-                if await self._answers(sandbox):
+                if await self._answers_and_is_out(sandbox):
                     if sandbox.snapshot_id is not None:
                         return None  # the reconciler puts that into it first
-                    async with asyncio.timeout(READY_WITHIN_S):
-                        await self._let_out(sandbox)
                     row = await self._rows.get(sandbox.id)
                     if row is not None and row.observed == row.desired == "running":
                         self._running[user_id] = row
@@ -205,6 +205,19 @@ class Sandboxes:
             return None
         finally:
             del self._claims[user_id]
+
+    async def _answers_and_is_out(self, sandbox: Sandbox) -> bool:
+        """Both at once: each waits for another process. One that is to be given a snapshot is let
+        out later.
+        """
+        answering = asyncio.create_task(self._answers(sandbox))
+        try:
+            if sandbox.snapshot_id is None:
+                async with asyncio.timeout(READY_WITHIN_S):
+                    await self._let_out(sandbox)
+            return await answering
+        finally:
+            answering.cancel()
 
     async def _answers(self, sandbox: Sandbox) -> bool:
         try:
