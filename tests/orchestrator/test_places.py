@@ -362,3 +362,25 @@ async def test_a_census(yard: Yard) -> None:
     assert (counted.total, counted.warm, counted.coming) == (5, 0, 1)
     assert (counted.cold, counted.starting) == (2, 3)
     assert counted.owners == {"u0", "u1"}
+
+
+async def test_who_comes_together_waits_for_one_count(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in USERS:
+        await yard.row(None, "warm")
+    counts = 0
+    live = yard.rows.live
+
+    async def counted() -> list[Sandbox]:
+        nonlocal counts
+        counts += 1
+        return await live()
+
+    monkeypatch.setattr(yard.rows, "live", counted)
+    async with yard.places(len(USERS)) as places:
+        for user in USERS:
+            yard.ask(places, user)
+        await yard.soon(lambda: not yard.waiting())
+    assert {s.user_id for s in await live()} == set(USERS)  # each a warm one, and none was made
+    assert counts <= 3

@@ -154,7 +154,8 @@ class Places:
             if not seat.callers:
                 del self._seats[user_id]
                 self._line.leave(user_id)
-                self._wanted.set()
+                if self._line or self._held:  # else it is of no interest to anybody
+                    self._wanted.set()
 
     def standing(self, user_id: str) -> tuple[PlaceReason, int] | None:
         """Why the user waits, and their number in the line; None if they do not."""
