@@ -47,7 +47,7 @@ from hutch.control.retention import Retention
 from hutch.control.rollout import RolloutTask
 from hutch.control.scaling import Rules, Scaling, rules_for
 from hutch.control.scaling_rows import ScalingRows
-from hutch.errors import BackendError
+from hutch.errors import BackendError, Unavailable
 from hutch.exits.rows import ExitRows
 from hutch.exits.service import Exits
 from hutch.gateway.base import GatewayControl
@@ -364,7 +364,7 @@ async def running(
             ],
             clock,
         )
-        await stack.enter_async_context(driver)
+        await stack.enter_async_context(_driving(driver, sync))
         stack.callback(asyncio.create_task(_watch(looks), name="watch").cancel)
 
         _log.info("started", instance=settings.instance, runs_recovered=await runs.recover())
@@ -408,6 +408,17 @@ async def running(
             gateway_control=gateway_control,
             driver=driver,
         )
+
+
+@contextlib.asynccontextmanager
+async def _driving(driver: Driver, gateway: GatewaySync) -> AsyncIterator[None]:
+    """Whoever had claimed a sandbox when an earlier process died must not use it before the gateway
+    knows. A gateway that is not there has no table either, and lets nobody out.
+    """
+    with contextlib.suppress(Unavailable):
+        await gateway.run()
+    async with driver:
+        yield
 
 
 @contextlib.asynccontextmanager

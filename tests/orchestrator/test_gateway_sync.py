@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ import pytest
 from hutch.config import Settings
 from hutch.control.gateway import GatewaySync, route_for
 from hutch.exits.models import Leaving
-from hutch.gateway.base import FakeGateway
-from hutch.gateway.table import HostRule, Route
+from hutch.gateway.base import FakeGateway, GatewayHealth
+from hutch.gateway.table import Entry, HostRule, Route
+from hutch.runs.service import NewRun
 from hutch.sandboxes.models import Sandbox
 from hutch.secrets import Secret
 from hutch.vault.models import Credential
 from hutch_runtime.protocol import Provider
+from tests.orchestrator.conftest import World, new_user
+from tests.orchestrator.runtime import ScriptedRun, answers
 
 
 class GatewayThatIsSlowToForget(FakeGateway):
@@ -30,6 +33,22 @@ class GatewayThatIsSlowToForget(FakeGateway):
         self.asked.set()
         await self.go_on.wait()
         await super().remove(sandbox_id, incarnation)
+
+
+class GatewayThatIsSlow(FakeGateway):
+    """``hangs``: it never gets to know of a user. ``late``: it takes its time to say how it is."""
+
+    hangs = late = False
+
+    async def put(self, entry: Entry) -> None:
+        if self.hangs and entry.user_id is not None:
+            await asyncio.Event().wait()
+        await super().put(entry)
+
+    async def health(self) -> GatewayHealth:
+        if self.late:
+            await asyncio.sleep(0.3)
+        return await super().health()
 
 
 class Parts:
@@ -135,3 +154,29 @@ async def test_an_address_stays_with_the_sandbox_that_got_it_last(
     parts.rows = [died]
     await sync.user_changed("user_a")
     assert owner(gateway, "10.0.0.2") == "user_a"
+
+
+async def test_killed_in_a_claim_no_run_begins_before_the_gateway_knows(world: World) -> None:
+    gateway = world.gateway = GatewayThatIsSlow()
+    world.settings = world.settings.model_copy(update={"pool_size": 1})
+    owners: list[list[str | None]] = []
+
+    async def notes(run: ScriptedRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        owners.append([entry.user_id for entry in gateway.table._by_sandbox.values()])
+        async for event in answers(run):
+            yield event
+
+    world.runtime.script = notes
+    async with world.orchestrator() as hutch:
+        user_id = await new_user(hutch, "someone")
+        while not [s for s in await hutch.sandboxes.all() if s.observed == "warm"]:
+            await asyncio.sleep(0.01)
+        gateway.hangs = True
+        run = await hutch.runs.submit(user_id, NewRun("claude", "hello"))
+        while not [s for s in await hutch.sandboxes.all() if s.user_id == user_id]:
+            await asyncio.sleep(0.01)
+    assert owners == []
+    gateway.hangs, gateway.late = False, True
+    async with world.orchestrator() as hutch:
+        assert (await hutch.runs.finished(user_id, run.id)).state == "succeeded"
+    assert [user_id in known for known in owners] == [True]
