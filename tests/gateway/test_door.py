@@ -7,6 +7,7 @@ import contextlib
 import time
 
 import pytest
+from aiohttp import web
 
 from hutch.config import Settings
 from hutch.gateway import visitor
@@ -155,3 +156,30 @@ async def test_a_sandbox_that_shares_its_address_says_who_it_is(setup: Setup) ->
         writer.write(head.encode())
         assert (await reader.readline()).split()[1] == status
         writer.close()
+
+
+@pytest.mark.parametrize("head", [b"", b"".join(b"X-%d: %08000d\r\n" % (n, n) for n in range(60))])
+async def test_requests_sent_ahead_are_not_kept_without_end(setup: Setup, head: bytes) -> None:
+    asked = asyncio.Event()
+
+    async def hangs(_: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    setup.upstream.handler = hangs
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", setup.gateway.port, local_addr=(SANDBOX, 0)
+    )
+    writer.write(b"GET /claude/x HTTP/1.1\r\nHost: h\r\n\r\n")
+    await asked.wait()
+    with contextlib.suppress(ConnectionError):
+        for _ in range(9):
+            if writer.is_closing():
+                break
+            writer.write(b"GET /claude/y HTTP/1.1\r\nHost: h\r\n" + head + b"\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+    writer.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Final, cast
 
 from hutch.gateway.gate import Gate, Peer
@@ -13,8 +13,12 @@ from hutch.gateway.refusals import Refusal
 from hutch.gateway.tunnel import serve_tunnel
 from hutch.gateway.upgrade import serve_upgrade
 from hutch.gateway.visitor import Visitor
+from hutch_runtime.protocol import KIB
 
 _BREATH_S: Final = 0.1  # when the machine has no more file descriptors
+# Sent before the answer to an earlier one: no CLI does that, and each takes memory.
+_AHEAD_MAX: Final = 8
+_AHEAD_BYTES: Final = 512 * KIB  # more than one read has
 # Looked for, not parsed: what this misses, the HTTP server sees, and refuses.
 _UPGRADE: Final = re.compile(rb"\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee]:")
 
@@ -116,15 +120,26 @@ class _Resumed(asyncio.Protocol):
 
     def __init__(self, inner: asyncio.Protocol, read: bytes, lost: Callable[[], None]) -> None:
         self._inner, self._read, self._lost = inner, read, lost
-        self.data_received = inner.data_received  # type: ignore[method-assign]  # one call less
+        # aiohttp has no word for it, and would keep a thousand, with their heads.
+        self._waiting: Sized = inner._messages  # type: ignore[attr-defined]  # noqa: SLF001
+        self._ahead = 0  # bytes that came while requests waited
+        self._transport: asyncio.Transport | None = None
         self.eof_received = inner.eof_received  # type: ignore[method-assign]
         self.pause_writing = inner.pause_writing  # type: ignore[method-assign]
         self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
         self._inner.connection_made(transport)
-        self._inner.data_received(self._read)
+        self.data_received(self._read)
         self._read = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._inner.data_received(data)
+        self._ahead = self._ahead + len(data) if self._waiting else 0
+        too_much = len(self._waiting) > _AHEAD_MAX or self._ahead > _AHEAD_BYTES
+        if too_much and self._transport is not None:
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost()
