@@ -28,7 +28,7 @@ setup: .venv/done  ## install what is missing and build the image, start nothing
 	@$(RUN)/hutch setup
 
 test: setup squid postgresql  ## every test, on the real engine and the real CLIs (TESTS=tests/host: only those)
-	@HUTCH_TEST_DATABASE=$(DATABASE) $(RUN)/pytest -n 2 --dist loadgroup $(TESTS)
+	@HUTCH_TEST_DATABASE=$(DATABASE) $(RUN)/pytest -n 2 --dist loadscope $(TESTS)
 
 check: .venv/done  ## formatting, lint, types, import directions
 	@$(RUN)/ruff format --check --quiet .

@@ -4,11 +4,13 @@ import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Debian 12's Python 3.11.2 cannot compile it late in a deep stack (python/cpython#106905), which
 # is where pytest's plugin of hypothesis would import it first.
 import hypothesis  # noqa: F401
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from hutch.images.fetch import fetch_clis
 from hutch.images.inputs import inputs
@@ -17,18 +19,20 @@ from tests.postgres import Server, running_server
 # These share one container engine and wait for it most of the time: one after the other, while
 # another process runs the rest.
 _ENGINE = frozenset({"chaos", "contract", "host", "images", "integration"})
-_HERE = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs in the same process, where `make test` has several (pytest-xdist): the tests of
-    the engine, and else those of a file.
+class _Sharing(LoadScopeScheduling):  # type: ignore[misc]  # what it is is not typed
+    """Which tests stay together, where `make test` has several processes: those of the engine, and
+    else those of a file.
     """
-    for item in items:
-        place = item.path.relative_to(_HERE)
-        group = "engine" if place.parts[0] in _ENGINE else str(place)
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "engine" if file.split("/")[1] in _ENGINE else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Sharing(config, log)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
