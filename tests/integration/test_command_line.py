@@ -63,6 +63,7 @@ def started(service: Service, user: User, *arguments: str) -> Iterator[subproces
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_run(service: Service, user: User, provider: Provider) -> None:
+    user.client.get_or_create_container()  # else it says that it waits for one
     done = hutch(service, user, "run", provider, "hello from a terminal")
     assert (done.returncode, done.stderr) == (0, "")
     assert 'you said "hello from a terminal"' in done.stdout
