@@ -143,9 +143,12 @@ async def test_an_address_stays_with_the_sandbox_that_got_it_last(
     died, next_one = sandbox("a", "user_a", "10.0.0.2"), sandbox("b", "user_b", "10.0.0.2")
     # The younger row comes first: the older one has taken longer to start.
     parts.rows = [next_one, died]
-    await sync.admit(died)
-    await sync.admit(next_one)
+    await sync.admit(replace(died, observed="provisioning"))
+    await sync.admit(replace(next_one, observed="provisioning"))
     await sync.user_changed("user_a")
+    assert owner(gateway, "10.0.0.2") == "user_b"
+    # Had it been warm, it is claimed in the same moment.
+    await sync.admit(died)
     assert owner(gateway, "10.0.0.2") == "user_b"
     gateway.restart()
     await sync.run()

@@ -78,8 +78,12 @@ class GatewaySync:
         return bool(self._boot_id)
 
     async def admit(self, sandbox: Sandbox) -> None:
-        """Let the sandbox out, with its user's credentials of this moment."""
+        """Let the sandbox out, with its user's credentials of this moment. One that was ready long
+        ago may have died since, and its address be another's: then nothing changes.
+        """
         async with self._changing():
+            if sandbox.observed != "provisioning" and await self._lost_its_address(sandbox):
+                return
             entry = await self._entry(sandbox)
             if entry is not None:
                 if entry.address != SHARED_ADDRESS:
@@ -124,6 +128,12 @@ class GatewaySync:
             except Unavailable:
                 self._boot_id = ""
                 raise
+
+    async def _lost_its_address(self, sandbox: Sandbox) -> bool:
+        latest = self._latest.get(sandbox.address or "")
+        if latest in {None, sandbox.incarnation}:
+            return False
+        return any(latest == other.incarnation for other in await self._sandboxes().all())
 
     async def _entries(self, user_id: str | None = None) -> list[Entry]:
         """Of this user's sandboxes, or of all."""
