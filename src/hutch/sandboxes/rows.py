@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, ScalarSelect, case, delete, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    Row,
+    ScalarSelect,
+    String,
+    bindparam,
+    case,
+    delete,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.states import OVER, RESTING, TRANSITIONS, Desired, Rest, State
@@ -15,22 +27,60 @@ from hutch.store.tables import sandboxes as table
 from hutch.store.tables import snapshots
 
 
+def _latest_snapshot(user_id: str | BindParameter[str]) -> ScalarSelect[str]:
+    query = select(snapshots.c.id).where(snapshots.c.user_id == user_id)
+    return query.order_by(snapshots.c.created_at.desc()).limit(1).scalar_subquery()
+
+
+_GET: Final = select(table).where(table.c.id == bindparam("sandbox"))
+_LIVE: Final = select(table).where(table.c.observed.not_in(OVER)).order_by(table.c.created_at)
+_LIVE_OF: Final = select(table).where(
+    table.c.user_id == bindparam("owner"), table.c.observed.not_in(OVER)
+)
+
+
+def _claim() -> ReturningUpdate[Any]:
+    claimant: BindParameter[str] = bindparam("claimant", type_=String)
+    snapshot_id = _latest_snapshot(claimant)
+    ready = (
+        select(table.c.id)
+        .where(table.c.user_id.is_(None), table.c.observed == "warm", table.c.desired == "warm")
+        .order_by(table.c.changed_at, table.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)  # SQLite has one writer, and no word for it
+        .scalar_subquery()
+    )
+    return (
+        update(table)
+        .where(table.c.id == ready)
+        .values(
+            user_id=claimant,
+            desired="running",
+            snapshot_id=snapshot_id,
+            observed=case((snapshot_id.is_(None), "running"), else_="provisioning"),
+            changed_at=bindparam("at"),
+        )
+        .returning(table)
+    )
+
+
+_CLAIM: Final = _claim()
+
+
 class SandboxRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def get(self, sandbox_id: str) -> Sandbox | None:
-        row = await self._database.first(select(table).where(table.c.id == sandbox_id))
+        row = await self._database.first(_GET, sandbox=sandbox_id)
         return _sandbox(row) if row else None
 
     async def live_of(self, user_id: str) -> Sandbox | None:
-        query = select(table).where(table.c.user_id == user_id, table.c.observed.not_in(OVER))
-        row = await self._database.first(query)
+        row = await self._database.first(_LIVE_OF, owner=user_id)
         return _sandbox(row) if row else None
 
     async def live(self) -> list[Sandbox]:
-        query = select(table).where(table.c.observed.not_in(OVER)).order_by(table.c.created_at)
-        return [_sandbox(row) for row in await self._database.all(query)]
+        return [_sandbox(row) for row in await self._database.all(_LIVE)]
 
     async def known_handles(self, handles: Collection[str]) -> set[str]:
         """Those of them that any row has, of an ended sandbox too."""
@@ -67,29 +117,8 @@ class SandboxRows:
         is none, or if the user has a sandbox already or is gone. It is running, or, if there is a
         snapshot of the user's, provisioning.
         """
-        ready = (
-            select(table.c.id)
-            .where(table.c.user_id.is_(None), table.c.observed == "warm", table.c.desired == "warm")
-            .order_by(table.c.changed_at, table.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)  # SQLite has one writer, and no word for it
-            .scalar_subquery()
-        )
-        snapshot_id = _latest_snapshot(user_id)
-        claim = (
-            update(table)
-            .where(table.c.id == ready)
-            .values(
-                user_id=user_id,
-                desired="running",
-                snapshot_id=snapshot_id,
-                observed=case((snapshot_id.is_(None), "running"), else_="provisioning"),
-                changed_at=at,
-            )
-            .returning(table)
-        )
         try:
-            row = await self._database.write_returning(claim)
+            row = await self._database.write_returning(_CLAIM, claimant=user_id, at=at)
         except IntegrityError:
             return None
         return _sandbox(row) if row else None
@@ -198,11 +227,6 @@ class SandboxRows:
     async def note(self, sandbox_id: str, **values: object) -> None:
         """Checkpoint a side effect (a handle, an address) before the next one."""
         await self._database.write(update(table).where(table.c.id == sandbox_id).values(**values))
-
-
-def _latest_snapshot(user_id: str) -> ScalarSelect[str]:
-    query = select(snapshots.c.id).where(snapshots.c.user_id == user_id)
-    return query.order_by(snapshots.c.created_at.desc()).limit(1).scalar_subquery()
 
 
 def _sandbox(row: Row[Any]) -> Sandbox:

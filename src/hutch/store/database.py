@@ -31,8 +31,11 @@ class Database(ABC):
     both pass by themselves.
     """
 
-    async def first(self, query: Executable) -> Row[Any] | None:
-        return await self._read(lambda connection: connection.execute(query).first())
+    async def first(self, query: Executable, **parameters: object) -> Row[Any] | None:
+        """``parameters``: what the query has a ``bindparam`` for. Building a query costs as much as
+        executing it: those on a prompt's way are built once.
+        """
+        return await self._read(lambda connection: connection.execute(query, parameters).first())
 
     async def all(self, query: Executable) -> Sequence[Row[Any]]:
         return await self._read(lambda connection: connection.execute(query).all())
@@ -43,9 +46,11 @@ class Database(ABC):
         """
         return await self._transact(lambda connection: _execute(connection, statements))
 
-    async def write_returning(self, statement: Executable) -> Row[Any] | None:
+    async def write_returning(self, statement: Executable, **parameters: object) -> Row[Any] | None:
         """A statement with RETURNING, as ``write`` does it, and the first row that it changed."""
-        return await self._transact(lambda connection: connection.execute(statement).first())
+        return await self._transact(
+            lambda connection: connection.execute(statement, parameters).first()
+        )
 
     @property
     @abstractmethod
