@@ -213,6 +213,12 @@ class Service:
         process.kill()
         process.wait(timeout=10)
 
+    def terminate(self, name: Part) -> None:
+        """As a service manager does it."""
+        process = self._running.pop(name)
+        process.terminate()
+        process.wait(timeout=20)
+
     @contextlib.contextmanager
     def without(self, name: Part) -> Iterator[None]:
         """Killed, and started again afterwards."""
@@ -299,7 +305,7 @@ def running_service(data_dir: Path, *, database: str = "", **overrides: str) -> 
 
 @contextlib.contextmanager
 def _running_service(data_dir: Path, overrides: Mapping[str, str]) -> Iterator[Service]:
-    api, gateway, model = _free_ports(3)
+    api, gateway, model = free_ports(3)
     ours = {
         "DATA_DIR": str(data_dir),
         "PORT": str(api),
@@ -339,7 +345,7 @@ async def _clean_up(settings: Settings) -> None:
         await backend.close()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [sock.getsockname()[1] for sock in free]

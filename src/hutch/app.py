@@ -71,6 +71,7 @@ from hutch.snapshots.rows import SnapshotRows
 from hutch.snapshots.service import Snapshots
 from hutch.store.database import Database
 from hutch.store.open import open_database
+from hutch.store.seat import Leader
 from hutch.vault.data_keys import DataKeys
 from hutch.vault.key_environment import EnvironmentKeys
 from hutch.vault.key_file import KeyFile
@@ -127,11 +128,20 @@ class Hutch:
     gateway_sync: GatewaySync
     gateway_control: GatewayControl
     driver: Driver
+    leader: Leader | None = None  # None: there is but one process
 
     def alerts(self) -> list[Alert]:
         """Of every task, the oldest first."""
         found = [*self.exit_watch.alerts(), *self.scaling.alerts(), *self.disk.alerts()]
         return sorted(found, key=lambda alert: alert.since)
+
+
+@dataclass(frozen=True, slots=True)
+class Leading:
+    """``database`` has the newest schema, and writes in the leader's term alone."""
+
+    database: Database
+    leader: Leader
 
 
 @contextlib.asynccontextmanager
@@ -142,9 +152,11 @@ async def running(
     gateway_control: GatewayControl | None = None,
     clock: Clock | None = None,
     load: Load = ProcLoad(),  # noqa: B008  it holds nothing
+    leading: Leading | None = None,
 ) -> AsyncIterator[Hutch]:
     """Everything that an orchestrator does besides HTTP, from start to a clean end.
 
+    ``leading``: of several processes on one database, the one that does all this.
     Tests pass parts of their own. Raises ``HutchError`` if it cannot start.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -156,7 +168,11 @@ async def running(
             stack.push_async_callback(part.close)
             return part
 
-        database = closing(await asyncio.to_thread(open_database, settings.database))
+        database = closing(
+            leading.database
+            if leading is not None
+            else await asyncio.to_thread(open_database, settings.database)
+        )
         backend = closing(backend or open_backend(settings))
         gateway_control = closing(gateway_control or GatewayClient(settings.gateway_socket))
         runtime = closing(RuntimeClient(settings.secret))
@@ -407,6 +423,7 @@ async def running(
             gateway_sync=sync,
             gateway_control=gateway_control,
             driver=driver,
+            leader=leading.leader if leading is not None else None,
         )
 
 

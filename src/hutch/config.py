@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=default_data_dir)
     host: str = "127.0.0.1"
     port: int = 8484
+    # Where other processes on the same database reach this one; empty: HUTCH_HOST and HUTCH_PORT.
+    advertise_url: str = ""
     gateway_port: int = 8485
     offline_model_port: int = 8486
 
@@ -173,6 +175,12 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The database's address, with its password: it is opened with that, and never shown."""
         return self.database_url.get_secret_value() or f"sqlite:///{self.data_dir / 'hutch.db'}"
+
+    @property
+    def own_url(self) -> str:
+        """Where other processes of this service reach this one."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104  to reach it, not to listen
+        return self.advertise_url.rstrip("/") or f"http://{host}:{self.port}"
 
     @property
     def gateway_socket(self) -> Path:

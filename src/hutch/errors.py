@@ -112,6 +112,10 @@ class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
 
 
+class NotLeading(DatabaseUnavailable):
+    """This process led, and another one does now: nothing was stored."""
+
+
 class KeyUnavailable(Unavailable):
     """The key provider does not answer, or lacks the master key that is asked for."""
 

@@ -12,6 +12,7 @@ from hutch.api.shapes import (
     DeletionAnswer,
     DepartureAnswer,
     KeyAnswer,
+    LeaderAnswer,
     RotationAnswer,
     TaskAnswer,
     TaskPage,
@@ -90,7 +91,10 @@ async def hibernate_all(hutch: HutchDep) -> DepartureAnswer:
 @router.get("/tasks")
 async def list_tasks(hutch: HutchDep) -> TaskPage:
     """What each task of the control loop last reported."""
-    return TaskPage(tasks=[TaskAnswer.model_validate(task) for task in hutch.driver.status()])
+    return TaskPage(
+        tasks=[TaskAnswer.model_validate(task) for task in hutch.driver.status()],
+        leader=LeaderAnswer.model_validate(hutch.leader) if hutch.leader else None,
+    )
 
 
 def _key(new: NewKey) -> KeyAnswer:

@@ -340,5 +340,14 @@ class TaskAnswer(Shape):
     finished_at: Time | None
 
 
+class LeaderAnswer(Shape):
+    url: str
+    term: int = Field(description="Grows with each take-over.")
+    since: Time
+
+
 class TaskPage(Shape):
     tasks: list[TaskAnswer]
+    leader: LeaderAnswer | None = Field(
+        None, description="Which of several processes runs them; null if there is but one."
+    )

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import structlog
 import uvicorn
+from sqlalchemy import URL
+from starlette.types import ASGIApp
 
 from hutch.api.app import create_app
-from hutch.app import Hutch, running
+from hutch.api.reception import Reception
+from hutch.app import Hutch, Leading, running
 from hutch.cli.profile import write_private
+from hutch.clock import SystemClock
 from hutch.config import Settings
 from hutch.errors import HutchError
 from hutch.log_output import to_log_output
+from hutch.store.open import parse, prepare, shared
+from hutch.store.postgresql import PostgresDatabase
+from hutch.store.seat import Leader, Seat
 
 # Streams are open for as long as runs last; clients come back with Last-Event-ID.
 _GRACE_S: Final = 3
@@ -38,22 +46,22 @@ def configure_logging() -> None:
 def serve(settings: Settings) -> None:
     """Until a signal. Raises the ``HutchError`` that kept it from starting."""
     configure_logging()
+    url = parse(settings.database)
     failed: list[HutchError] = []
+    app: ASGIApp
+    if shared(url):
+        prepare(url)
+        app = reception = _one_of_several(settings, url, failed)
+        before_shutdown = reception.stop
+    else:
+        app = alone = create_app(lambda: _orchestrator(settings, failed))
 
-    @asynccontextmanager
-    async def hutch() -> AsyncIterator[Hutch]:
-        async with AsyncExitStack() as stack:
-            try:
-                built = await stack.enter_async_context(running(settings))
-            except HutchError as error:
-                failed.append(error)  # the framework would show it without its hint
-                raise
-            await _ensure_admin_key(built)
-            yield built
+        async def before_shutdown() -> None:
+            await alone.state.hutch.runs.close()
 
     server = _Server(
         uvicorn.Config(
-            create_app(hutch),
+            app,
             host=settings.host,
             port=settings.port,
             loop="uvloop",
@@ -61,7 +69,8 @@ def serve(settings: Settings) -> None:
             log_level="warning",
             timeout_graceful_shutdown=_GRACE_S,
             server_header=False,
-        )
+        ),
+        before_shutdown,
     )
     try:
         server.run()
@@ -71,14 +80,45 @@ def serve(settings: Settings) -> None:
         raise
 
 
+def _one_of_several(settings: Settings, url: URL, failed: list[HutchError]) -> Reception:
+    clock = SystemClock()
+    fingerprint = hmac.digest(settings.secret, b"hutch installation v1", "sha256").hex()
+
+    @asynccontextmanager
+    async def lead(leader: Leader) -> AsyncIterator[ASGIApp]:
+        leading = Leading(PostgresDatabase(url, term=leader.term), leader)
+        app = create_app(lambda: _orchestrator(settings, failed, leading=leading))
+        async with app.router.lifespan_context(app):
+            yield app
+
+    return Reception(Seat(url, clock, installation=fingerprint), lead, url=settings.own_url)
+
+
+@asynccontextmanager
+async def _orchestrator(
+    settings: Settings, failed: list[HutchError], *, leading: Leading | None = None
+) -> AsyncIterator[Hutch]:
+    async with AsyncExitStack() as stack:
+        try:
+            built = await stack.enter_async_context(running(settings, leading=leading))
+        except HutchError as error:
+            failed.append(error)  # the framework would show it without its hint
+            raise
+        await _ensure_admin_key(built)
+        yield built
+
+
 class _Server(uvicorn.Server):
     """Ends the event streams when told to stop: uvicorn would wait for them."""
 
+    def __init__(
+        self, config: uvicorn.Config, before_shutdown: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__(config)
+        self._before_shutdown = before_shutdown
+
     async def shutdown(self, sockets: object = None) -> None:
-        app = self.config.app
-        hutch: Hutch | None = getattr(getattr(app, "state", None), "hutch", None)
-        if hutch is not None:
-            await hutch.runs.close()
+        await self._before_shutdown()
         await super().shutdown(sockets)  # type: ignore[arg-type]  # uvicorn's own list of sockets
 
 

@@ -16,13 +16,23 @@ from hutch.store.sqlite import SqliteDatabase, take
 def open_database(text: str) -> Database:
     """The database with the newest schema. Blocking; raises ``HostNotReady``."""
     url = parse(text)
-    if url.get_backend_name() == "sqlite":
+    if not shared(url):
         lock = take(url)
         upgrade(url)
         return SqliteDatabase(url, lock=lock)
+    prepare(url)
+    return PostgresDatabase(url)
+
+
+def prepare(url: URL) -> None:
+    """See that the server is fit, and make its tables. Blocking; raises ``HostNotReady``."""
     check(url)
     upgrade(url)
-    return PostgresDatabase(url)
+
+
+def shared(url: URL) -> bool:
+    """Whether several processes may use it at once."""
+    return url.get_backend_name() == "postgresql"
 
 
 def parse(text: str) -> URL:

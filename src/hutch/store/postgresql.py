@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import URL, Delete, Engine, Executable, Update, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from hutch.errors import DatabaseUnavailable
+from hutch.errors import DatabaseUnavailable, NotLeading
 from hutch.store.database import Database, Work, in_thread, storage_full
 from hutch.store.server import LIFE, engine_of, reason
 from hutch.store.tables import metadata
@@ -42,6 +42,10 @@ _RETRYABLE: Final = frozenset(
 )
 # The number of the transaction; "committed" or "aborted" or "in progress", by that.
 _NAME: Final = text("SELECT pg_current_xact_id()::text")
+# The same, of a leader: none while another one leads, and none leads until this has ended.
+_NAME_IN_TERM: Final = text(
+    "SELECT pg_current_xact_id()::text FROM leadership WHERE id = 1 AND term = :term FOR SHARE"
+)
 _FATE: Final = text("SELECT pg_xact_status(CAST(:name AS xid8))")
 _NEVER_GIVEN: Final = "22023"  # such a number has not been given yet
 
@@ -61,7 +65,11 @@ class _InDoubt(Exception):
 
 
 class PostgresDatabase(Database):
-    def __init__(self, url: URL, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, url: URL, *, term: int | None = None, patience_s: float = PATIENCE_S
+    ) -> None:
+        """With a ``term`` it writes for the leader of that term alone (``hutch.store.seat``)."""
+        self._name = _NAME if term is None else _NAME_IN_TERM.bindparams(term=term)
         self._engine = engine_of(url, connections=_READERS + _WRITERS)
         event.listen(self._engine, "before_execute", self._note_what_is_left_behind)
         # Each query is a trip, with no BEGIN before it and no ROLLBACK after.
@@ -135,7 +143,11 @@ class PostgresDatabase(Database):
         with _losing(), self._engine.connect() as connection:
             life = connection.info[LIFE]  # not to be had any more once it is lost
             transaction = connection.begin()
-            name = connection.execute(_NAME).scalar_one()
+            name = connection.execute(self._name).scalar()
+            if name is None:
+                raise NotLeading(
+                    "Another process of this service leads by now.", hint="Repeat the request."
+                )
             result = work(connection)
             try:
                 transaction.commit()

@@ -311,3 +311,14 @@ run_events: Final = Table(
     Column("type", String(32), nullable=False),
     Column("data", JSON, nullable=False),
 )
+
+# One row: who leads, of several processes on one PostgreSQL. Whoever does holds an advisory lock.
+leadership: Final = Table(
+    "leadership",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("term", Integer, nullable=False),  # grows with each take-over; writes are bound to it
+    Column("url", String(300), nullable=False),  # where it serves; "" until it does
+    Column("since", Float, nullable=False),
+    Column("installation", String(64), nullable=False),  # a fingerprint of its secret
+)
