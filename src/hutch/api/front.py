@@ -173,12 +173,14 @@ class Front:
         does not know whether it was received: others than repeatable requests get fresh ones.
         """
         if repeatable not in self._sessions:
-            self._sessions[repeatable] = aiohttp.ClientSession(
+            session = self._sessions[repeatable] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, force_close=not repeatable),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
                 auto_decompress=False,
                 trust_env=False,
             )
+            # Else it repeats a PUT or a DELETE by itself, of which one does not know what it did.
+            session._retry_connection = False  # noqa: SLF001  it has no public name; a test holds it
         return self._sessions[repeatable]
 
 
