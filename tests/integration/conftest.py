@@ -47,7 +47,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The way of a run is tested on both databases, the rest on one: what is between is the same,
     and these tests take minutes. `make test DATABASE=postgresql` runs all of them on that one.
     """
-    if "service" in metafunc.fixturenames:
+    own = hasattr(metafunc.module, "service")  # set up in its own way, on the default
+    if "service" in metafunc.fixturenames and not own:
         both = not chosen_database() and metafunc.module.__name__ in _ON_BOTH
         kinds = DATABASES if both else (chosen_database() or DATABASES[0],)
         metafunc.parametrize("service", kinds, indirect=True, scope="session")

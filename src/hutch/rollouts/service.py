@@ -6,6 +6,7 @@ warm pool follows ``plan``.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -55,6 +56,7 @@ class Rollouts:
         self._backend = backend
         self._clock = clock
         self._setting = setting
+        self._following = asyncio.Lock()
         self._sandboxes = sandboxes
         self._wake = wake
 
@@ -70,6 +72,10 @@ class Rollouts:
 
     async def follow(self) -> None:
         """Take what HUTCH_IMAGE stands for now, if that has changed and nothing was rolled out."""
+        async with self._following:
+            await self._follow()
+
+    async def _follow(self) -> None:
         image = await self._backend.image(self._setting)
         before = await self._rows.latest_of_setting()
         if image is None:
@@ -86,6 +92,7 @@ class Rollouts:
     async def roll(self, name: str, *, share: int, for_s: float) -> Rollout:
         """Raises ``InvalidRequest``, ``NotFound``, ``Conflict``."""
         image = await self._usable(name)
+        await self.follow()  # what it takes the place of is written down before it
         if image.id == (await self.current()).id:
             raise Conflict(f"{name} is what new containers are made of already.")
         began = self._clock.now()
