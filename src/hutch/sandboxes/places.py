@@ -181,9 +181,10 @@ class Places:
         return list(self._held)
 
     async def census(self) -> Census:
-        return take_census(
-            await self._rows.live(), {u for u, s in self._seats.items() if s.given.is_set()}
-        )
+        # Before the rows are read: who gets their row meanwhile may be missing in these, and has
+        # left their seat when they come.
+        given = {user_id for user_id, seat in self._seats.items() if seat.given.is_set()}
+        return take_census(await self._rows.live(), given)
 
     async def begin_member(self, begin: Callable[[], Awaitable[None]]) -> str:
         """Let the pool begin one, if nobody who waits needs the place. "", or why not."""
