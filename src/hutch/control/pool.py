@@ -17,7 +17,6 @@ import structlog
 
 from hutch.clock import Clock
 from hutch.control.driver import TaskReport
-from hutch.ids import new_id
 from hutch.rollouts.models import Plan
 from hutch.sandboxes.models import ImageRef, Sandbox
 from hutch.sandboxes.places import Places
@@ -156,18 +155,7 @@ class Pool:
         return ""
 
     async def _begin(self, image: ImageRef, now: float) -> None:
-        sandbox = Sandbox(
-            id=new_id("sbx"),
-            user_id=None,
-            incarnation=new_id("inc"),
-            desired="warm",
-            observed="provisioning",
-            reason="",
-            image=image.name,
-            image_id=image.id,
-            created_at=now,
-            changed_at=now,
-        )
+        sandbox = Sandbox.begin(image, user_id=None, desired="warm", at=now)
         await self._rows.add(sandbox)
         self._known.add(sandbox.id)
         self._wake(sandbox.id)

@@ -104,20 +104,10 @@ class RolloutTask:
 
     async def _begin(self, rollout: Rollout, sandbox_id: str) -> None:
         now = self._clock.now()
-        await self._sandbox_rows.add(
-            Sandbox(
-                id=sandbox_id,
-                user_id=None,
-                incarnation=new_id("inc"),
-                desired="running",
-                observed="provisioning",
-                reason="",
-                image=rollout.image,
-                image_id=rollout.image_id,
-                created_at=now,
-                changed_at=now,
-            )
+        trial = Sandbox.begin(
+            rollout.ref, user_id=None, desired="running", at=now, sandbox_id=sandbox_id
         )
+        await self._sandbox_rows.add(trial)
         self._wake(sandbox_id)
 
     async def _try(self, rollout: Rollout, sandbox: Sandbox, *, within_s: float) -> None:

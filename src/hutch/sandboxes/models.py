@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hutch.backends.base import Isolation
+from hutch.ids import new_id
 from hutch.sandboxes.states import OVER, Desired, State
 
 
@@ -34,6 +35,30 @@ class Sandbox:
     port: int | None = None
     snapshot_id: str | None = None  # what it has to be given before it is ready
     cli_versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def begin(
+        cls,
+        image: ImageRef,
+        *,
+        user_id: str | None,
+        desired: Desired,
+        at: float,
+        sandbox_id: str | None = None,
+    ) -> Sandbox:
+        """One that is to be made."""
+        return cls(
+            id=sandbox_id or new_id("sbx"),
+            user_id=user_id,
+            incarnation=new_id("inc"),
+            desired=desired,
+            observed="provisioning",
+            reason="",
+            image=image.name,
+            image_id=image.id,
+            created_at=at,
+            changed_at=at,
+        )
 
     @property
     def owner(self) -> str:

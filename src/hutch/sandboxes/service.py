@@ -13,7 +13,6 @@ from typing import Final
 from hutch.backends.base import Backend, Stats
 from hutch.clock import Clock
 from hutch.errors import NotFound, SandboxBusy, SandboxFailed, SnapshotFailed, Unavailable
-from hutch.ids import new_id
 from hutch.sandboxes.models import ImageRef, Sandbox
 from hutch.sandboxes.places import Given, Places
 from hutch.sandboxes.reconcile import Egress
@@ -253,20 +252,8 @@ class Sandboxes:
                 )
 
     async def _make(self, user_id: str) -> Sandbox | None:
-        image = await self._image()
         now = self._clock.now()
-        fresh = Sandbox(
-            id=new_id("sbx"),
-            user_id=user_id,
-            incarnation=new_id("inc"),
-            desired="running",
-            observed="provisioning",
-            reason="",
-            image=image.name,
-            image_id=image.id,
-            created_at=now,
-            changed_at=now,
-        )
+        fresh = Sandbox.begin(await self._image(), user_id=user_id, desired="running", at=now)
         return fresh if await self._rows.add(fresh) else None
 
     async def _until_running(self, sandbox: Sandbox) -> Sandbox:
