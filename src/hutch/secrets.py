@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 import hmac
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
+
+# Of every Secret that there is, by its id, and what was told once and for all: the log's redaction
+# looks for them. Single operations of a dict, which need no lock.
+_alive: Final[dict[int, str]] = {}
+_told: Final[dict[str, None]] = {}
+
+
+def remember(*values: str) -> None:
+    """Values that are no ``Secret``, for as long as this process lives."""
+    _told.update(dict.fromkeys(value for value in values if value))
+
+
+def known_values() -> set[str]:
+    """What must not be in a log."""
+    return {*_told.copy(), *_alive.copy().values()}
 
 
 class Secret:
@@ -13,6 +28,10 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         self._value = value
+        _alive[id(self)] = value
+
+    def __del__(self) -> None:
+        _alive.pop(id(self), None)
 
     def reveal(self) -> str:
         return self._value

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-import structlog
 import uvicorn
 from sqlalchemy import URL
 from starlette.types import ASGIApp
@@ -20,7 +21,7 @@ from hutch.cli.profile import write_private
 from hutch.clock import SystemClock
 from hutch.config import Settings
 from hutch.errors import HutchError
-from hutch.log_output import to_log_output
+from hutch.log_output import configure_logging
 from hutch.store.open import parse, prepare, shared
 from hutch.store.postgresql import PostgresDatabase
 from hutch.store.seat import Leader, Seat
@@ -29,23 +30,9 @@ from hutch.store.seat import Leader, Seat
 _GRACE_S: Final = 3
 
 
-def configure_logging() -> None:
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=to_log_output(),
-        cache_logger_on_first_use=True,
-    )
-
-
 def serve(settings: Settings) -> None:
     """Until a signal. Raises the ``HutchError`` that kept it from starting."""
-    configure_logging()
+    configure_logging(*_secrets(settings))
     url = parse(settings.database)
     failed: list[HutchError] = []
     app: ASGIApp
@@ -66,6 +53,7 @@ def serve(settings: Settings) -> None:
             port=settings.port,
             loop="uvloop",
             access_log=False,
+            log_config=None,  # what it has to say goes where all does
             log_level="warning",
             timeout_graceful_shutdown=_GRACE_S,
             server_header=False,
@@ -120,6 +108,19 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: object = None) -> None:
         await self._before_shutdown()
         await super().shutdown(sockets)  # type: ignore[arg-type]  # uvicorn's own list of sockets
+
+
+def _secrets(settings: Settings) -> Iterator[str]:
+    """What this process holds that opens something, and is no ``Secret``."""
+    yield settings.secret.hex()
+    yield settings.master_key.get_secret_value()
+    yield settings.master_key_previous.get_secret_value()
+    url = settings.database_url.get_secret_value()
+    yield url
+    with contextlib.suppress(HutchError):  # then it is not used either
+        yield str((parse(url).password if url else None) or "")
+    yield os.environ.get("AWS_SECRET_ACCESS_KEY", "")
+    yield os.environ.get("AWS_SESSION_TOKEN", "")
 
 
 async def _ensure_admin_key(hutch: Hutch) -> None:

@@ -8,13 +8,12 @@ import ipaddress
 import resource
 import sys
 
-import structlog
 import uvloop
 
 from hutch.config import Settings
 from hutch.errors import HutchError
 from hutch.gateway.server import serve
-from hutch.log_output import to_log_output
+from hutch.log_output import configure_logging
 
 
 def main() -> int:
@@ -29,15 +28,7 @@ def main() -> int:
     # A tunnel takes six descriptors, and the usual soft limit is 1,024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=to_log_output(),
-        cache_logger_on_first_use=True,
-    )
+    configure_logging()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(Settings(), host=str(arguments.host)))

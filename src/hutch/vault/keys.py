@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hutch.errors import DoesNotOpen, HutchError, KeyUnavailable
+from hutch.secrets import remember
 
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
@@ -67,6 +68,9 @@ class MasterKey:
     """
 
     secret: bytes
+
+    def __post_init__(self) -> None:
+        remember(base64.b64encode(self.secret).decode())  # as it is written in files and settings
 
     @classmethod
     def generate(cls) -> MasterKey:
