@@ -16,6 +16,7 @@ from hutch.accounts.agreements import Agreements
 from hutch.accounts.allowed_hosts import AllowedHosts
 from hutch.accounts.documents import documents
 from hutch.accounts.service import Accounts
+from hutch.accounts.tickets import Tickets
 from hutch.accounts.tiers import Limits
 from hutch.backends.base import RUNTIME_PORT, Backend, Capabilities, Resources
 from hutch.backends.open import open_backend
@@ -119,6 +120,7 @@ class Hutch:
     exits: Exits
     exit_watch: ExitWatch
     runs: Runs
+    tickets: Tickets
     snapshots: Snapshots
     idle: Idle
     retention: Retention
@@ -405,6 +407,7 @@ async def running(
             exits=exits,
             exit_watch=watch,
             runs=runs,
+            tickets=Tickets(clock),
             snapshots=snapshots,
             idle=idle,
             retention=retention,

@@ -106,13 +106,13 @@ class Api:
                 return response.status, body
 
 
-@pytest.fixture
-async def api(hutch: Hutch) -> AsyncIterator[Api]:
+@asynccontextmanager
+async def serving(hutch: Hutch) -> AsyncIterator[Api]:
     @asynccontextmanager
     async def running() -> AsyncIterator[Hutch]:
         yield hutch
 
-    config = uvicorn.Config(create_app(running), port=0, log_level="error", ws="none")
+    config = uvicorn.Config(create_app(running), port=0, log_level="error")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
@@ -122,6 +122,12 @@ async def api(hutch: Hutch) -> AsyncIterator[Api]:
         yield Api(f"http://127.0.0.1:{port}", http)
     server.should_exit = True
     await task
+
+
+@pytest.fixture
+async def api(hutch: Hutch) -> AsyncIterator[Api]:
+    async with serving(hutch) as served:
+        yield served
 
 
 @pytest.fixture

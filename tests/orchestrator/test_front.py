@@ -35,6 +35,15 @@ class Throne:
 
 
 @dataclass
+class Frames:
+    """What is said over a WebSocket, and its close code; without one the leader dies."""
+
+    texts: list[str]
+    code: int | None = None
+    reason: str = ""
+
+
+@dataclass
 class FakeLeader:
     """Answers as told, and writes down what it was asked."""
 
@@ -51,6 +60,8 @@ class FakeLeader:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
+        if isinstance(answer, Frames):
+            return await self._frames(request, answer)
         if isinstance(answer, list):
             return await self._stream(request, answer)
         return web.json_response(answer, headers={"x-from": self.url})
@@ -68,6 +79,24 @@ class FakeLeader:
                 return response
             await response.write(part)
         return response
+
+    async def _frames(self, request: web.BaseRequest, said: Frames) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=("hutch.events",))
+        await socket.prepare(request)
+        for text in said.texts:
+            await socket.send_str(text)
+        if said.code is None:
+            await asyncio.sleep(0.05)
+            assert request.transport is not None
+            request.transport.abort()
+        else:
+            await socket.close(code=said.code, message=said.reason.encode())
+        return socket
+
+
+def frame(seq: int, kind: str = "text.delta") -> str:
+    entry = {"run_id": "run_1", "seq": seq, "time": 1.5, "type": kind, "text": '"seq":9'}
+    return json.dumps(entry, separators=(",", ":"))
 
 
 def event(seq: int, kind: str = "text.delta") -> bytes:
@@ -103,7 +132,7 @@ async def setup(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Setup]:
     monkeypatch.setattr(front_module, "_STREAM_WAIT_S", 1.0)
     throne = Throne()
     front = Front(throne)  # type: ignore[arg-type]  # as much of a seat as it asks for
-    config = uvicorn.Config(front, port=0, log_level="error", lifespan="off", ws="none")
+    config = uvicorn.Config(front, port=0, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
@@ -234,3 +263,82 @@ async def test_too_much_is_refused_before_it_is_sent(
         status, _ = await setup.ask("POST", "/v1/runs", data=b"x" * 1001)
         assert status == 413
         assert leader.asked == []
+
+
+async def heard(setup: Setup, **options: Any) -> tuple[list[str], int | None]:
+    path = "/v1/runs/run_1/events?after=1"
+    async with setup.http.ws_connect(setup.url + path, **options) as socket:
+        texts = [message.data async for message in socket]
+        return texts, socket.close_code
+
+
+async def test_a_websocket_that_is_cut_goes_on_without_a_gap(setup: Setup) -> None:
+    first_part, rest = [frame(2), frame(3)], [frame(4), frame(5, "run.finished")]
+    async with a_leader(Frames(first_part)) as first, a_leader(Frames(rest, 1000)) as second:
+        setup.throne.give(first.url)
+        headers = {"authorization": "Bearer k", "x-hutch-user": "u"}
+        asking = asyncio.create_task(heard(setup, headers=headers))
+        while not first.asked:
+            await asyncio.sleep(0.01)
+        setup.throne.give(second.url)
+        assert await asking == ([*first_part, *rest], 1000)
+        for leader, after in ((first, "1"), (second, "3")):
+            (asked,) = leader.asked
+            assert asked.query["after"] == after
+            assert asked.headers["authorization"] == "Bearer k"
+            assert asked.headers["x-hutch-user"] == "u"
+            assert asked.headers["x-hutch-forwarded"] == "1"
+
+
+async def test_a_websocket_by_ticket_is_told_to_come_back(setup: Setup) -> None:
+    async with a_leader(Frames([frame(2)])) as first, a_leader() as second:
+        setup.throne.give(first.url)
+        asking = asyncio.create_task(heard(setup, protocols=("hutch.events", "hutch_ticket_x")))
+        while not first.asked:
+            await asyncio.sleep(0.01)
+        setup.throne.give(second.url)
+        assert await asking == ([frame(2)], 1012)
+        assert first.asked[0].headers["sec-websocket-protocol"] == "hutch.events,hutch_ticket_x"
+        assert second.asked == []
+
+
+@pytest.mark.parametrize("code", [1000, 4401, 4404])
+async def test_the_close_of_a_websocket_is_passed_on(setup: Setup, code: int) -> None:
+    async with a_leader(Frames([], code, "why: because")) as leader:
+        setup.throne.give(leader.url)
+        async with setup.http.ws_connect(setup.url + "/v1/runs/run_1/events") as socket:
+            message = await socket.receive()
+            assert (message.data, message.extra) == (code, "why: because")
+
+
+async def test_a_websocket_does_not_wait_for_a_leader_for_ever(setup: Setup) -> None:
+    async with a_leader() as dead:
+        pass
+    setup.throne.give(dead.url)
+    assert await heard(setup) == ([], 1012)
+
+
+async def test_time_that_was_spent_waiting_for_a_run_is_not_held_against_a_request(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_module, "WAIT_S", 0.3)
+
+    async def long_poll() -> tuple[int, str]:
+        return await setup.ask("GET", "/v1/runs/run_1?wait=30")
+
+    async with a_leader(["dies"]) as first, a_leader({"from": "second"}) as second:
+        monkeypatch.setattr(first, "_stream", _dies_late)
+        setup.throne.give(first.url)
+        asking = asyncio.create_task(long_poll())
+        while not first.asked:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)
+        setup.throne.give(second.url)
+        assert await asking == (200, '{"from": "second"}')
+
+
+async def _dies_late(request: web.BaseRequest, _parts: list[Any]) -> web.StreamResponse:
+    await asyncio.sleep(0.6)
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()

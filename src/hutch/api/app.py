@@ -21,6 +21,8 @@ from hutch.api import (
     runs,
     scaling,
     sessions,
+    tickets,
+    websockets,
 )
 from hutch.api.limits import BodyLimit
 from hutch.app import Hutch
@@ -45,6 +47,8 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
     app.add_middleware(BodyLimit)
     for part in (
         runs,
+        websockets,
+        tickets,
         sessions,
         container,
         credentials,

@@ -46,6 +46,11 @@ async def caller(
         str | None, Header(description="With a service or admin key: the user's id.")
     ] = None,
 ) -> Caller:
+    return await acting_for(hutch_of(request), key, x_hutch_user)
+
+
+async def acting_for(hutch: Hutch, key: ApiKey, x_hutch_user: str | None) -> Caller:
+    """Raises ``Forbidden``, ``InvalidRequest``, ``NotFound``."""
     if key.user_id is not None:
         if x_hutch_user is not None and x_hutch_user != key.user_id:
             raise Forbidden(
@@ -58,7 +63,7 @@ async def caller(
             "A service key has to say for whom it acts.",
             hint="Send the header `X-Hutch-User: user_…`.",
         )
-    user = await hutch_of(request).accounts.user(x_hutch_user)
+    user = await hutch.accounts.user(x_hutch_user)
     return Caller(key, user.id)
 
 

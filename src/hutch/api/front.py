@@ -14,11 +14,13 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 import aiohttp
 from starlette.types import Message, Receive, Scope, Send
 
 from hutch.api.errors import body as error_body
+from hutch.api.front_websocket import WebSocketRelay
 from hutch.api.limits import BODY_MAX_BYTES
 from hutch.store.seat import Leader, Seat
 
@@ -55,6 +57,12 @@ class _Request:
     def is_new_run(self) -> bool:
         return self.method == "POST" and self.path.partition("?")[0] == "/v1/runs"
 
+    @property
+    def after(self) -> str:
+        """Where a stream is to begin, by the query."""
+        found = parse_qs(self.path.partition("?")[2]).get("after", ["0"])[-1]
+        return found if found.isascii() and found.isdigit() else "0"
+
     def header(self, name: bytes) -> str:
         return next((v.decode("latin-1") for n, v in self.headers if n == name), "")
 
@@ -78,6 +86,12 @@ class Front:
         self._sessions.clear()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            session = self._session(repeatable=True)
+            relay = WebSocketRelay(
+                self._seat, session, scope, forwarded=FORWARDED, wait_s=_STREAM_WAIT_S
+            )
+            return await relay.carry(receive, send)
         request = await _read(scope, receive)
         if request is None:
             return await _refuse(send, 413, "body_too_large", "The request is too large.")
@@ -97,12 +111,14 @@ class Front:
         until = _now() + WAIT_S
         while True:
             leader = self._seat.leader
+            asked_at = _now()
             try:
                 if leader is not None:
                     return await self._pass_on(leader, request, send)
             except _NotReceived:
                 pass
             except _Unclear:
+                until += _now() - asked_at  # it may have been waiting for a run's end
                 if not request.repeatable:
                     return await _unavailable(
                         send,
@@ -127,7 +143,7 @@ class Front:
             found = _RUN.search(request.path)
             stream = _Events(
                 run_id=found.group(1) if found else answer.headers.get("x-hutch-run", ""),
-                last=request.header(b"last-event-id") or "0",
+                last=request.header(b"last-event-id") or request.after,
             )
             await stream.pass_on(answer, send)
         while not stream.finished:

@@ -69,12 +69,13 @@ class Reception:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif scope["type"] != "http":
-            await send({"type": "websocket.close"})
         elif self._app is not None:
             await self._serve(self._app, scope, receive, send)
         elif any(name == FORWARDED for name, _ in scope["headers"]):
-            await refuse_as_not_leading(send)
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close"})  # a refusal, before it was accepted
+            else:
+                await refuse_as_not_leading(send)
         else:
             await self._front(scope, receive, send)
 

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from hutch.api.caller import CallerDep, HutchDep
-from hutch.api.shapes import RunAnswer, RunPage, RunRequest, RunWithPrompt
-from hutch.api.streams import event_stream
+from hutch.api.shapes import WAIT_MAX_S, RunAnswer, RunPage, RunRequest, RunWithPrompt
+from hutch.api.streams import event_page, event_stream
 from hutch.errors import InvalidRequest
 from hutch.runs.service import NewRun
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+# A request is open for as long; most proxies cut one that is silent for 60 s.
+WaitQuery = Annotated[float, Query(ge=0, le=WAIT_MAX_S, description="Seconds, at most.")]
 
 
 @router.post("", response_model=RunAnswer)
@@ -21,7 +24,8 @@ async def create_run(
     caller: CallerDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> RunAnswer | StreamingResponse:
-    """Run a prompt in the user's own container, and wait for the end or stream the events.
+    """Run a prompt in the user's own container, and wait for the end, stream the events, or with
+    `wait` answer earlier.
 
     The run goes on if the connection breaks. With an `Idempotency-Key`, asking again finds it.
     """
@@ -41,6 +45,9 @@ async def create_run(
         return event_stream(
             entries, headers={"x-hutch-run": run.id, "x-hutch-session": run.session_id}
         )
+    if asked.wait is not None:
+        run = await hutch.runs.awaited(caller.user_id, run.id, within_s=asked.wait)
+        return RunAnswer.of(run, hutch.runs.standing(run))
     return RunAnswer.of(await hutch.runs.finished(caller.user_id, run.id))
 
 
@@ -61,24 +68,46 @@ async def list_runs(
 
 
 @router.get("/{run_id}")
-async def get_run(run_id: str, hutch: HutchDep, caller: CallerDep) -> RunWithPrompt:
-    run = await hutch.runs.get(caller.user_id, run_id)
+async def get_run(
+    run_id: str, hutch: HutchDep, caller: CallerDep, wait: WaitQuery = 0
+) -> RunWithPrompt:
+    """With `wait`, once it has ended, or as it is after so long."""
+    run = await hutch.runs.awaited(caller.user_id, run_id, within_s=wait)
     answer = RunAnswer.of(run, hutch.runs.standing(run))
     return RunWithPrompt(**answer.model_dump(), prompt=run.prompt)
 
 
-@router.get("/{run_id}/events", response_class=StreamingResponse)
+@router.get(
+    "/{run_id}/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"text/event-stream": {}, "application/json": {}}},
+    },
+)
 async def follow_run(
+    *,
     run_id: str,
+    request: Request,
     hutch: HutchDep,
     caller: CallerDep,
+    after: Annotated[int, Query(ge=0, lt=10**12, description="The last seq you saw.")] = 0,
+    wait: WaitQuery = 0,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """The run's events from the first, or after `Last-Event-ID`; live until the run has ended."""
-    after = last_event_id or "0"
-    if not (after.isascii() and after.isdigit() and len(after) <= 12):
-        raise InvalidRequest("Last-Event-ID is not a number.", hint="Send the last id you saw.")
-    return event_stream(await hutch.runs.events(caller.user_id, run_id, after=int(after)))
+    """The run's events after `Last-Event-ID`, or `after`; live until the run has ended.
+
+    With `Accept: application/json` those that are there, or the next that come within `wait`.
+    """
+    if last_event_id is not None:
+        if not (last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) <= 12):
+            raise InvalidRequest("Last-Event-ID is not a number.", hint="Send the last id you saw.")
+        after = int(last_event_id)
+    if request.headers.get("accept", "").startswith("application/json"):
+        return event_page(
+            await hutch.runs.events_within(caller.user_id, run_id, after=after, within_s=wait),
+            after=after,
+        )
+    return event_stream(await hutch.runs.events(caller.user_id, run_id, after=after))
 
 
 @router.post("/{run_id}/cancel")

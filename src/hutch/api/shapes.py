@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from hutch.accounts.models import Tier
 from hutch.errors import InvalidRequest
@@ -22,6 +22,10 @@ Time = Annotated[
         when_used="json",
     ),
 ]
+
+
+# Of a request that waits for a run; whoever wants longer asks again.
+WAIT_MAX_S: Final = 60.0
 
 
 class Shape(BaseModel):
@@ -46,6 +50,19 @@ class RunRequest(Asked):
     session_id: str | None = Field(None, description="Go on with this session; new if left out.")
     stream: bool = Field(False, description="Answer with server-sent events, as they come.")
     timeout_s: float | None = Field(None, gt=0, description="Time limit, the wait included.")
+    wait: float | None = Field(
+        None,
+        ge=0,
+        le=WAIT_MAX_S,
+        description="Answer after so many seconds at most, whether it has ended or not; "
+        "0: at once. Without it: once it has ended.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_answer(self) -> Self:
+        if self.stream and self.wait is not None:
+            raise ValueError("a stream begins at once; leave out wait")
+        return self
 
 
 class RunError(Shape):
@@ -126,6 +143,16 @@ class RunWithPrompt(RunAnswer):
 class RunPage(Shape):
     runs: list[RunAnswer]
     next: str | None = Field(description="Send it as `before` for the next page; null at the end.")
+
+
+class TicketRequest(Asked):
+    run_id: str
+
+
+class TicketAnswer(Shape):
+    ticket: str
+    run_id: str
+    expires_at: Time
 
 
 class SessionAnswer(Shape):

@@ -7,10 +7,12 @@ import json
 from collections.abc import AsyncIterator
 from typing import Final
 
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from hutch.runs.models import LogEntry
+from hutch_runtime.protocol import MIB
 
+PAGE_MAX_CHARS: Final = 2 * MIB  # of events in one answer; one alone may have as much
 HEARTBEAT_S: Final = 15.0  # proxies cut a connection that is silent for 30 to 60 s
 
 
@@ -22,6 +24,23 @@ def event_stream(
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})},
     )
+
+
+def event_page(page: tuple[list[LogEntry], bool], *, after: int) -> Response:
+    """``page``: entries, and whether the log ends with them."""
+    entries, ended = page
+    parts: list[str] = []
+    size = 0
+    for entry in entries:
+        part = _json(entry)
+        size += len(part)
+        if parts and size > PAGE_MAX_CHARS:
+            ended = False
+            break
+        parts.append(part)
+        after = entry.seq
+    content = f'{{"events":[{",".join(parts)}],"next":{after},"finished":{json.dumps(ended)}}}'
+    return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
 
 
 async def _encode(entries: AsyncIterator[LogEntry]) -> AsyncIterator[bytes]:
@@ -47,5 +66,8 @@ async def _next(entries: AsyncIterator[LogEntry]) -> LogEntry | None:
 
 
 def _sse(entry: LogEntry) -> bytes:
-    data = json.dumps(entry.to_dict(), ensure_ascii=False, separators=(",", ":"))
-    return f"id: {entry.seq}\nevent: {entry.type}\ndata: {data}\n\n".encode()
+    return f"id: {entry.seq}\nevent: {entry.type}\ndata: {_json(entry)}\n\n".encode()
+
+
+def _json(entry: LogEntry) -> str:
+    return json.dumps(entry.to_dict(), ensure_ascii=False, separators=(",", ":"))

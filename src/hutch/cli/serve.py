@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from hutch.api.app import create_app
 from hutch.api.reception import Reception
+from hutch.api.websockets import MESSAGE_MAX_BYTES, PING_EVERY_S, PING_WITHIN_S
 from hutch.app import Hutch, Leading, running
 from hutch.cli.profile import write_private
 from hutch.clock import SystemClock
@@ -57,6 +58,9 @@ def serve(settings: Settings) -> None:
             log_level="warning",
             timeout_graceful_shutdown=_GRACE_S,
             server_header=False,
+            ws_max_size=MESSAGE_MAX_BYTES,
+            ws_ping_interval=PING_EVERY_S,
+            ws_ping_timeout=PING_WITHIN_S,
         ),
         before_shutdown,
     )

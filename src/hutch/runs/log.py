@@ -8,6 +8,7 @@ grow.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -65,6 +66,21 @@ class RunLog:
     async def wait_closed(self) -> None:
         while not self.closed:
             await self._more.wait()
+
+    async def wait_for_more(self, after: int, *, within_s: float) -> None:
+        """Until there is a stored entry above ``after``, none will come, or so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._stored <= after and not (self.closed or self.ended):
+                    await self._more.wait()
+
+    def stored_after(self, after: int) -> list[LogEntry]:
+        return self.entries[after : self._stored]
+
+    @property
+    def ended(self) -> bool:
+        """The last entry of the run is stored."""
+        return self._stored > 0 and self.entries[self._stored - 1].type == "run.finished"
 
     async def follow(self, after: int) -> AsyncIterator[LogEntry]:
         """Stored entries with a ``seq`` above ``after``, until the log is closed."""

@@ -7,6 +7,7 @@ of one session take turns in the order in which they came.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -198,6 +199,15 @@ class Runs:
             )
         return run
 
+    async def awaited(self, user_id: str, run_id: str, *, within_s: float) -> Run:
+        """The run once it has ended, or as it is after so long. Raises ``NotFound``."""
+        live = self._live.get(run_id)
+        if within_s and live is not None and live.run.user_id == user_id:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await live.log.wait_closed()
+        return await self.get(user_id, run_id)
+
     async def page(
         self, user_id: str, *, session_id: str | None, before: str | None, limit: int
     ) -> list[Run]:
@@ -212,6 +222,22 @@ class Runs:
         """Checks the run first; then its entries above ``after``, to the end and live."""
         await self.get(user_id, run_id)
         return self._follow(run_id, after)
+
+    async def events_within(
+        self, user_id: str, run_id: str, *, after: int, within_s: float
+    ) -> tuple[list[LogEntry], bool]:
+        """Entries above ``after`` that there are, or the next to come within so many seconds; and
+        whether the log ends with them.
+        """
+        run = await self.get(user_id, run_id)
+        live = self._live.get(run_id)
+        if live is not None:
+            await live.log.wait_for_more(after, within_s=within_s)
+            entries = live.log.stored_after(after)
+            return entries, live.log.ended
+        if not run.finished:  # it ended while its row was read
+            run = await self.get(user_id, run_id)
+        return await self._rows.events(run_id, after=after), run.finished
 
     async def cancel(self, user_id: str, run_id: str) -> Run:
         """Ask for its end; harmless when it has ended. The run's last event tells of it."""
