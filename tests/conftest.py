@@ -14,11 +14,12 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from hutch.images.fetch import fetch_clis
 from hutch.images.inputs import inputs
+from tests import attempts
 from tests.postgres import Server, running_server
 
 # These share one container engine and wait for it most of the time: one after the other, while
 # another process runs the rest.
-_ENGINE = frozenset({"chaos", "contract", "host", "images", "integration"})
+_ENGINE = frozenset({"chaos", "contract", "host", "images", "integration", "security"})
 
 
 class _Sharing(LoadScopeScheduling):  # type: ignore[misc]  # what it is is not typed
@@ -41,6 +42,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     if "HUTCH_TEST_CLI_DIR" not in os.environ:
         asyncio.run(fetch_clis(inputs()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    attempts.show(terminalreporter)
 
 
 @pytest.fixture(scope="session")

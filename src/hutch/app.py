@@ -18,8 +18,8 @@ from hutch.accounts.documents import documents
 from hutch.accounts.service import Accounts
 from hutch.accounts.tickets import Tickets
 from hutch.accounts.tiers import Limits
-from hutch.backends.base import RUNTIME_PORT, Backend, Capabilities, Resources
-from hutch.backends.open import open_backend
+from hutch.backends.base import RUNTIME_PORT, Backend, Capabilities
+from hutch.backends.open import open_backend, resources
 from hutch.clock import Clock, SystemClock
 from hutch.config import Settings
 from hutch.control import containers, gateway
@@ -249,7 +249,7 @@ async def running(
             sync,
             clock,
             instance=settings.instance,
-            resources=_resources(settings),
+            resources=resources(settings),
             environment=_environment(settings, capabilities, host_address),
             changed=changed,
             before_rest=logins.flush,
@@ -539,16 +539,3 @@ def _environment(
         }
 
     return environment
-
-
-def _resources(settings: Settings) -> Resources:
-    return Resources(
-        cpu_share=settings.cpu_share,
-        cpu_ceiling=settings.cpu_ceiling,
-        memory_soft_mb=settings.memory_soft_mb,
-        memory_hard_mb=settings.memory_hard_mb,
-        pids=settings.pids,
-        agent_pids=settings.agent_pids,
-        workspace_mb=settings.workspace_mb,
-        home_mb=settings.home_mb,
-    )

@@ -175,3 +175,22 @@ async def test_cleanup_leaves_nothing_and_can_be_repeated(bench: Bench) -> None:
         assert await bench.backend.list() == []
     await bench.backend.prepare()
     assert (await bench.backend.create(bench.spec())).state == "created"
+
+
+async def test_a_program_inside(bench: Bench) -> None:
+    made = await bench.backend.create(bench.spec())
+    handle = (await bench.backend.start(made.handle)).handle
+
+    async def says(*argv: str, within_s: float = 20, output_max: int = 1000) -> bytes:
+        return await bench.backend.execute(handle, argv, within_s=within_s, output_max=output_max)
+
+    assert (await says("echo", "both")).strip().endswith(b"both")
+    assert len(await says("echo", "x" * 99, output_max=10)) == 10
+    if bench.real:
+        assert await says("sh", "-c", "echo out; echo error >&2; cat; exit 3") == b"out\n"
+        assert await says("sh", "-c", "echo first; sleep 60", within_s=1) == b"first\n"
+        assert await says("sh", "-c", "yes", output_max=5000) == b"y\n" * 2500
+    await bench.backend.stop(handle, grace_s=1)
+    await until(bench, handle, "exited")
+    with pytest.raises(BackendError):
+        await says("echo", "nobody")

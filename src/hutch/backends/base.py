@@ -21,6 +21,8 @@ RUNTIME_PORT: Final = 3000
 LABEL_INSTANCE: Final = "hutch.instance"
 LABEL_SANDBOX: Final = "hutch.sandbox"
 LABEL_INCARNATION: Final = "hutch.incarnation"
+# How the ids of sandboxes begin whose walls are being tried: no row knows them.
+WALL_SANDBOX: Final = "wall_"
 LABEL_IMAGE: Final = "hutch.image"  # on every image that holds a runtime; see hutch.images
 
 
@@ -159,6 +161,15 @@ class Backend(Protocol):
         ...
 
     async def stats(self, handle: str) -> Stats: ...
+
+    async def execute(
+        self, handle: str, argv: Sequence[str], *, within_s: float, output_max: int
+    ) -> bytes:
+        """Run a program in a running sandbox as the agents' user, its input empty; on return it has
+        ended, or closed its output. What it printed on its standard output, at most ``output_max``
+        bytes; past ``within_s`` seconds what it had printed by then.
+        """
+        ...
 
     async def image(self, name: str) -> Image | None:
         """What the name, or the id, stands for now."""

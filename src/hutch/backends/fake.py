@@ -107,6 +107,19 @@ class FakeBackend:
         limit = self._made[handle].spec.resources.memory_hard_mb * _MIB
         return Stats(cpu_seconds=0.5, memory_bytes=64 * _MIB, memory_limit_bytes=limit, pids=8)
 
+    async def execute(
+        self,
+        handle: str,
+        argv: Sequence[str],
+        *,
+        within_s: float,  # noqa: ARG002  (ends at once)
+        output_max: int,
+    ) -> bytes:
+        """Prints what it was asked to run."""
+        if self._get(handle).state != "running":
+            raise BackendError("Nothing can be run in a sandbox that does not run.")
+        return " ".join(argv).encode()[:output_max]
+
     async def image(self, name: str) -> Image | None:
         return self._images.get(name) or next(
             (image for image in self._images.values() if image.id == name), None

@@ -6,6 +6,7 @@ Agents run as the user who runs Hutch, with that user's files and network. Nothi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -33,6 +34,7 @@ from hutch.errors import BackendError, HostNotReady
 
 _ADDRESS: Final = "127.0.0.1"
 _POLL_S: Final = 0.02
+_PIECE: Final = 65536
 _KILL_S: Final = 5  # a process in the kernel's hands can outlive its SIGKILL a little
 _PROGRAM: Final = (sys.executable, "-m", "hutch_runtime")
 _WARNING: Final = (
@@ -148,6 +150,36 @@ class ProcessBackend:
             pids=sum(p.threads for p in members),
         )
 
+    async def execute(
+        self, handle: str, argv: Sequence[str], *, within_s: float, output_max: int
+    ) -> bytes:
+        record = self._there(handle)
+        self._alive(record)
+        program = await asyncio.create_subprocess_exec(
+            *argv,
+            env=self._environment(record),
+            cwd=self._records.directory(record.incarnation) / "workspace",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert program.stdout is not None  # noqa: S101  (a pipe was asked for)
+        output = bytearray()
+        try:
+            async with asyncio.timeout(within_s):
+                while piece := await program.stdout.read(output_max - len(output)):
+                    output += piece
+        except TimeoutError:
+            pass
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
+            while await program.stdout.read(_PIECE):  # its end is told once nothing is left to read
+                pass
+            await program.wait()
+        return bytes(output)
+
     async def image(self, name: str) -> Image | None:
         """There is one, whatever it is called: the runtime of this very installation."""
         return Image("process", (name,), {LABEL_IMAGE: "1"}, 0.0)
@@ -173,9 +205,9 @@ class ProcessBackend:
             self._unwatch(pid)
         self._feed.end()
 
-    def _spawn(self, record: Record) -> int:
+    def _environment(self, record: Record) -> dict[str, str]:
         directory = self._records.directory(record.incarnation)
-        environment = {
+        return {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
             **record.env,
@@ -185,13 +217,16 @@ class ProcessBackend:
             "HUTCH_RUNTIME_HOST": _ADDRESS,
             "HUTCH_RUNTIME_PORT": str(record.port),
         }
+
+    def _spawn(self, record: Record) -> int:
+        directory = self._records.directory(record.incarnation)
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         # Not a Popen: that one complains when it is dropped while the process lives on, which is
         # what a backend's close() is meant to do.
         return os.posix_spawnp(
             "env",
             ["env", "-C", str(directory / "workspace"), *self._program],
-            environment,
+            self._environment(record),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(directory / "runtime.log"), log_flags, 0o600),

@@ -16,8 +16,19 @@ from hutch.host.checks import check
 from hutch.host.findings import Finding
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Look at the machine and say what to do. Exit code 1 if something needed is missing."""
+def doctor(
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Attack the walls of a sandbox, from inside one.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at the machine and say what to do. Exit code 1 if something needed is missing, or a wall
+    does not hold.
+    """
+    if deep:
+        from hutch.cli.walls import walls  # noqa: PLC0415  opens the engine
+
+        raise typer.Exit(0 if walls(Settings(), as_json=json) else 1)
     findings = asyncio.run(check(Settings()))
     if json:
         typer.echo(json_module.dumps([asdict(finding) for finding in findings]))

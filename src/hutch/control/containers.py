@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from hutch.backends.base import Backend, Observed
+from hutch.backends.base import WALL_SANDBOX, Backend, Observed
 from hutch.control.driver import TaskReport
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.rows import SandboxRows
@@ -21,6 +21,8 @@ _log = structlog.get_logger()
 
 LOOK_EVERY_S: Final = 15.0  # the engine's events tell sooner; this catches what they missed
 STRIKES: Final = 2  # a container may be seen in the moment before its row is
+# Whose walls are being tried has no row; whoever tries them ends it, and this what that one left.
+WALL_STRIKES: Final = 20  # five minutes
 
 
 class Containers:
@@ -51,11 +53,16 @@ class Containers:
                 self._adopt(sandbox)
         known = {sandbox.incarnation for sandbox in live}
         orphans = {c.handle for c in present.values() if c.incarnation not in known}
+        tried = {c.handle for c in present.values() if c.sandbox_id.startswith(WALL_SANDBOX)}
         strays = await self._strays({c.handle for c in present.values()})
         enough = 1 if self._first else STRIKES
         self._first = False
         strikes = {h: self._strikes.get(h, 0) + 1 for h in orphans | strays}
-        due = {handle for handle, count in strikes.items() if count >= enough}
+        due = {
+            handle
+            for handle, count in strikes.items()
+            if count >= (WALL_STRIKES if handle in tried else enough)
+        }
         self._strikes = {h: count for h, count in strikes.items() if h not in due}
         for handle in due:
             if handle in orphans:
