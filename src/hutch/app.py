@@ -15,7 +15,9 @@ import structlog
 from hutch.accounts.agreements import Agreements
 from hutch.accounts.allowed_hosts import AllowedHosts
 from hutch.accounts.documents import documents
+from hutch.accounts.failures import FailedKeys
 from hutch.accounts.service import Accounts
+from hutch.accounts.sources import Sources
 from hutch.accounts.tickets import Tickets
 from hutch.accounts.tiers import Limits
 from hutch.backends.base import RUNTIME_PORT, Backend, Capabilities
@@ -85,6 +87,7 @@ _log = structlog.get_logger()
 
 STARTS_AT_ONCE = 4  # containers: more in parallel start no sooner on 8 cores
 REWATCH_S = 1.0
+NOTE_KEYS_EVERY_S = 30.0  # when they were last used, which is told within a minute
 # An archive of many small files is larger than they are.
 SNAPSHOT_ROOM = 2
 
@@ -104,6 +107,8 @@ class Hutch:
     clock: Clock
     database: Database
     accounts: Accounts
+    failed_keys: FailedKeys
+    sources: Sources
     agreements: Agreements
     allowed_hosts: AllowedHosts
     data_keys: DataKeys
@@ -181,7 +186,7 @@ async def running(
 
         host_address, capabilities = await _prepared(backend)
 
-        accounts = Accounts(database, clock, settings.secret)
+        accounts = await stack.enter_async_context(_accounts(database, clock, settings.secret))
         data_keys = DataKeys(database, clock, await _key_provider(settings))
         await data_keys.check()
         texts = await asyncio.to_thread(
@@ -364,6 +369,7 @@ async def running(
                 Task("idle", idle_watch.LOOK_EVERY_S, idle.run),
                 Task("retention", snapshot_retention.LOOK_EVERY_S, retention.run),
                 Task("logins", login_sync.LOOK_EVERY_S, LoginSync(logins, sandboxes).run),
+                Task("keys", NOTE_KEYS_EVERY_S, accounts.note_uses),
                 Task("disk", disk_watch.LOOK_EVERY_S, disk.run),
                 Task("scaling", pool_scaling.LOOK_EVERY_S, scaling.run),
                 Task(
@@ -391,6 +397,8 @@ async def running(
             clock=clock,
             database=database,
             accounts=accounts,
+            failed_keys=FailedKeys(clock),
+            sources=Sources(settings.trusted_proxies, settings.secret),
             agreements=agreements,
             allowed_hosts=allowed_hosts,
             data_keys=data_keys,
@@ -428,6 +436,17 @@ async def running(
             driver=driver,
             leader=leading.leader if leading is not None else None,
         )
+
+
+@contextlib.asynccontextmanager
+async def _accounts(database: Database, clock: Clock, secret: bytes) -> AsyncIterator[Accounts]:
+    accounts = Accounts(database, clock, secret)
+    await accounts.load_keys()
+    try:
+        yield accounts
+    finally:
+        with contextlib.suppress(Unavailable):  # a note is not worth a failure
+            await accounts.note_uses()
 
 
 @contextlib.asynccontextmanager

@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     port: int = 8484
     # Where other processes on the same database reach this one; empty: HUTCH_HOST and HUTCH_PORT.
     advertise_url: str = ""
+    # Reverse proxies whose X-Forwarded-For and X-Forwarded-Proto count: addresses or networks.
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     gateway_port: int = 8485
     offline_model_port: int = 8486
 
@@ -164,7 +166,7 @@ class Settings(BaseSettings):
     run_timeout_s: float = 600
     run_timeout_max_s: float = 3600
 
-    @field_validator("prewarm", "egress_allow", "egress_networks", mode="before")
+    @field_validator("prewarm", "egress_allow", "egress_networks", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

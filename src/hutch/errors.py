@@ -32,8 +32,28 @@ class Unauthorized(HutchError):
     code = "unauthorized"
 
 
+class KeyExpired(Unauthorized):
+    code = "key_expired"
+
+
+class TooManyFailures(HutchError):
+    """Too many wrong keys came from this address; right ones are let in all the same."""
+
+    code = "too_many_failures"
+
+    def __init__(self, message: str, *, hint: str = "", retry_after_s: int) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 class Forbidden(HutchError):
     code = "forbidden"
+
+
+class ReadOnlyKey(Forbidden):
+    """A read-only key was used for what could change something."""
+
+    code = "read_only_key"
 
 
 class NotFound(HutchError):

@@ -112,7 +112,7 @@ async def serving(hutch: Hutch) -> AsyncIterator[Api]:
     async def running() -> AsyncIterator[Hutch]:
         yield hutch
 
-    config = uvicorn.Config(create_app(running), port=0, log_level="error")
+    config = uvicorn.Config(create_app(running), port=0, log_level="error", proxy_headers=False)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:

@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from aiohttp import web
 
+from hutch.accounts.sources import Sources
 from hutch.api import front as front_module
 from hutch.api.front import Front
 from hutch.store.seat import Leader
@@ -131,7 +132,7 @@ async def setup(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Setup]:
     monkeypatch.setattr(front_module, "WAIT_S", 1.0)
     monkeypatch.setattr(front_module, "_STREAM_WAIT_S", 1.0)
     throne = Throne()
-    front = Front(throne)  # type: ignore[arg-type]  # as much of a seat as it asks for
+    front = Front(throne, Sources([], b"secret"))  # type: ignore[arg-type]  # as much of a seat as it asks for
     config = uvicorn.Config(front, port=0, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
@@ -149,6 +150,7 @@ async def test_a_request_arrives_as_it_was_sent_and_its_answer_comes_back(setup:
     async with a_leader({"a": 1}) as leader:
         setup.throne.give(leader.url)
         headers = {"authorization": "Bearer k", "x-hutch-user": "u", "x-hutch-forwarded": "9"}
+        headers["x-hutch-client"] = "6.6.6.6 00"
         answer = await setup.ask("PUT", "/v1/x%2Fy?q=%20", data=b"body", headers=headers)
         assert answer == (200, '{"a": 1}')
         (asked,) = leader.asked
@@ -161,6 +163,9 @@ async def test_a_request_arrives_as_it_was_sent_and_its_answer_comes_back(setup:
         assert asked.headers["x-hutch-user"] == "u"
         assert asked.headers.getall("x-hutch-forwarded") == ["1"]
         assert "idempotency-key" not in asked.headers
+        # The leader is told who asked, in a way that no client can imitate.
+        said = [(b"x-hutch-client", v.encode()) for v in asked.headers.getall("x-hutch-client")]
+        assert Sources([], b"secret").of("203.0.113.5", said) == "127.0.0.1"
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/v1/runs"), ("POST", "/v1/runs")])

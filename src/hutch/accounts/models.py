@@ -28,6 +28,14 @@ class ApiKey:
     scope: Scope
     prefix: str
     created_at: float
+    name: str = ""
+    read_only: bool = False  # only what changes nothing
+    expires_at: float | None = None
+    successor_id: str | None = None  # the key that was made in its place
+    last_used_at: float | None = None
+
+    def expired(self, now: float) -> bool:
+        return self.expires_at is not None and now >= self.expires_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,14 @@ from dataclasses import asdict
 
 from fastapi import APIRouter, Depends
 
-from hutch.accounts.models import NewKey
-from hutch.api.caller import HutchDep, admin
+from hutch.api.caller import HutchDep, KeyDep, admin
 from hutch.api.container import answer
 from hutch.api.shapes import (
     ContainerPage,
     DeletionAnswer,
     DepartureAnswer,
     KeyAnswer,
+    KeyRequest,
     LeaderAnswer,
     RotationAnswer,
     TaskAnswer,
@@ -28,9 +28,9 @@ router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(adm
 
 
 @router.post("/users", status_code=201)
-async def create_user(asked: UserRequest, hutch: HutchDep) -> UserWithKey:
+async def create_user(asked: UserRequest, hutch: HutchDep, key: KeyDep) -> UserWithKey:
     user = await hutch.accounts.create_user(asked.name, asked.tier)
-    new = await hutch.accounts.create_key("user", user.id)
+    new = await hutch.accounts.create_key("user", user.id, by=key)
     return UserWithKey(**UserAnswer.model_validate(user).model_dump(), key=new.text)
 
 
@@ -41,16 +41,19 @@ async def list_users(hutch: HutchDep) -> UserPage:
 
 
 @router.post("/users/{user_id}/keys", status_code=201)
-async def create_user_key(user_id: str, hutch: HutchDep) -> KeyAnswer:
+async def create_user_key(
+    user_id: str, hutch: HutchDep, key: KeyDep, asked: KeyRequest | None = None
+) -> KeyAnswer:
     """One more key for the user; the others stay valid."""
     user = await hutch.accounts.user(user_id)
-    return _key(await hutch.accounts.create_key("user", user.id))
+    options = asked.model_dump() if asked else {}
+    return KeyAnswer.of(await hutch.accounts.create_key("user", user.id, **options, by=key))
 
 
 @router.post("/service-keys", status_code=201)
-async def create_service_key(hutch: HutchDep) -> KeyAnswer:
+async def create_service_key(hutch: HutchDep, key: KeyDep) -> KeyAnswer:
     """A key that acts for any user, named in `X-Hutch-User`."""
-    return _key(await hutch.accounts.create_key("service"))
+    return KeyAnswer.of(await hutch.accounts.create_key("service", by=key))
 
 
 @router.delete("/users/{user_id}")
@@ -94,15 +97,4 @@ async def list_tasks(hutch: HutchDep) -> TaskPage:
     return TaskPage(
         tasks=[TaskAnswer.model_validate(task) for task in hutch.driver.status()],
         leader=LeaderAnswer.model_validate(hutch.leader) if hutch.leader else None,
-    )
-
-
-def _key(new: NewKey) -> KeyAnswer:
-    return KeyAnswer(
-        id=new.key.id,
-        scope=new.key.scope,
-        user_id=new.key.user_id,
-        prefix=new.key.prefix,
-        created_at=new.key.created_at,
-        key=new.text,
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import HTTPConnection
 
 from hutch.accounts.models import ApiKey
 from hutch.app import Hutch
-from hutch.errors import Forbidden, InvalidRequest, Unauthorized
+from hutch.errors import Forbidden, InvalidRequest, KeyExpired, ReadOnlyKey, Unauthorized
 
+_READING: Final = frozenset({"GET", "HEAD"})  # no endpoint of these changes anything
+_READING_BY: Final = frozenset({"/v1/tickets"})  # a ticket opens what the key itself may read
 _bearer = HTTPBearer(auto_error=False, description="An API key: hutch_…")
 
 
@@ -28,6 +31,26 @@ class Caller:
     user_id: str
 
 
+def source_of(connection: HTTPConnection) -> str:
+    """The address that the request came from."""
+    peer = connection.client.host if connection.client is not None else None
+    hutch: Hutch = connection.app.state.hutch
+    return hutch.sources.of(peer, connection.scope["headers"])
+
+
+async def known(hutch: Hutch, text: str, connection: HTTPConnection) -> ApiKey:
+    """The key that this is the text of. A wrong one is counted. Raises ``Unauthorized``,
+    ``TooManyFailures``.
+    """
+    try:
+        return await hutch.accounts.authenticate(text)
+    except KeyExpired:
+        raise
+    except Unauthorized:
+        hutch.failed_keys.note(source_of(connection))
+        raise
+
+
 async def api_key(
     request: Request,
     presented: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
@@ -36,7 +59,12 @@ async def api_key(
         raise Unauthorized(
             "This needs an API key.", hint="Send the header `Authorization: Bearer hutch_…`."
         )
-    return await hutch_of(request).accounts.authenticate(presented.credentials)
+    key = await known(hutch_of(request), presented.credentials, request)
+    if key.read_only and request.method not in _READING and request.url.path not in _READING_BY:
+        raise ReadOnlyKey(
+            "This key may only read.", hint="Use a key that was not made with `read_only`."
+        )
+    return key
 
 
 async def caller(
@@ -76,5 +104,6 @@ async def admin(key: Annotated[ApiKey, Depends(api_key)]) -> ApiKey:
     return key
 
 
+KeyDep = Annotated[ApiKey, Depends(api_key)]
 HutchDep = Annotated[Hutch, Depends(hutch_of)]
 CallerDep = Annotated[Caller, Depends(caller)]

@@ -26,6 +26,7 @@ _STATUS: Final[tuple[tuple[type[errors.HutchError], int], ...]] = (
     (errors.CredentialRejected, 422),
     (errors.NeedsLogin, 422),
     (errors.QueueFull, 429),
+    (errors.TooManyFailures, 429),
     (errors.StorageFull, 507),
     (errors.Unavailable, 503),
 )
@@ -49,7 +50,7 @@ async def _hutch(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.HutchError)  # noqa: S101  registered for nothing else
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
-    if isinstance(error, errors.QueueFull):
+    if isinstance(error, errors.QueueFull | errors.TooManyFailures):
         headers = {"retry-after": str(error.retry_after_s)}
     return JSONResponse(
         body(error.code, error.message, error.hint), status_code=status, headers=headers

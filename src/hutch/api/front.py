@@ -19,6 +19,7 @@ from urllib.parse import parse_qs
 import aiohttp
 from starlette.types import Message, Receive, Scope, Send
 
+from hutch.accounts.sources import CLIENT, Sources
 from hutch.api.errors import body as error_body
 from hutch.api.front_websocket import WebSocketRelay
 from hutch.api.limits import BODY_MAX_BYTES
@@ -76,8 +77,9 @@ class _Unclear(Exception):
 
 
 class Front:
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: Seat, sources: Sources) -> None:
         self._seat = seat
+        self._sources = sources
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def close(self) -> None:
@@ -86,6 +88,9 @@ class Front:
         self._sessions.clear()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        peer = scope["client"][0] if scope.get("client") else None
+        source = self._sources.of(peer, scope["headers"])
+        scope["headers"] = [*scope["headers"], (CLIENT, self._sources.sign(source))]
         if scope["type"] == "websocket":
             session = self._session(repeatable=True)
             relay = WebSocketRelay(
@@ -153,7 +158,7 @@ class Front:
 
     async def _go_on(self, stream: _Events, request: _Request, send: Send) -> bool:
         """Read on at whoever leads now; false when there is nothing more to come."""
-        known = (b"authorization", b"x-hutch-user", b"accept")
+        known = (b"authorization", b"x-hutch-user", b"accept", CLIENT)
         headers = [(name, value) for name, value in request.headers if name in known]
         path = f"/v1/runs/{stream.run_id}"
         until = _now() + _STREAM_WAIT_S

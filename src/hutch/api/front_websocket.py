@@ -14,11 +14,12 @@ from urllib.parse import parse_qsl, urlencode
 import aiohttp
 from starlette.types import Receive, Scope, Send
 
+from hutch.accounts.sources import CLIENT
 from hutch.api.websockets import ENDED, GOING_DOWN, PING_EVERY_S, PING_WITHIN_S
 from hutch.store.seat import Leader, Seat
 from hutch_runtime.protocol import EVENT_MAX_BYTES
 
-_PASSED: Final = (b"authorization", b"x-hutch-user", b"user-agent", b"x-forwarded-for")
+_PASSED: Final = (b"authorization", b"x-hutch-user", b"user-agent", CLIENT)
 # Of an event, which is ours and begins like this.
 _EVENT: Final = re.compile(r'\{"run_id":"[^"]*","seq":([0-9]+),"time":[^,]*,"type":"([^"]*)"')
 _LEADER_GONE: Final = frozenset({1001, 1006, 1012})

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hutch.accounts.sources import Sources
 from hutch.api.front import FORWARDED, NOT_LEADING, Front, refuse_as_not_leading
 from hutch.errors import HutchError
 from hutch.store.seat import Leader, Seat
@@ -30,12 +31,13 @@ class Reception:
         lead: Callable[[Leader], AbstractAsyncContextManager[ASGIApp]],
         *,
         url: str,
+        sources: Sources,
     ) -> None:
         """``lead`` starts all that a leader does, and gives its API. ``url``: of this process."""
         self._seat = seat
         self._lead = lead
         self._url = url
-        self._front = Front(seat)
+        self._front = Front(seat, sources)
         self._app: ASGIApp | None = None
         self._standing: asyncio.Task[None] | None = None
         self._failed: asyncio.Future[HutchError] | None = None

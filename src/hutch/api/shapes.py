@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
-from hutch.accounts.models import Tier
+from hutch.accounts.models import NewKey, Tier
 from hutch.errors import InvalidRequest
 from hutch.runs.models import Run, RunState, Standing, WaitReason
 from hutch.vault.models import Kind, PutKind, Result, State
@@ -346,13 +346,48 @@ class UserPage(Shape):
     users: list[UserAnswer]
 
 
-class KeyAnswer(Shape):
+class KeyRequest(Asked):
+    name: str = Field("", description="To tell it from others; at most 100 characters.")
+    read_only: bool = Field(False, description="It may only read: GET.")
+    expires_in_s: float | None = Field(None, description="Seconds; null: it does not expire.")
+
+
+class InstallationKeyRequest(KeyRequest):
+    scope: Literal["service", "admin"] = "service"
+
+
+class RotateRequest(Asked):
+    grace_s: float = Field(
+        24 * 3600, description="Seconds for which the key that is replaced goes on; 0: none."
+    )
+    expires_in_s: float | None = Field(
+        None, description="Of the successor; null: as long as the key before it, from now on."
+    )
+
+
+class KeyInfo(Shape):
     id: str
+    name: str
     scope: str
     user_id: str | None
-    prefix: str
+    read_only: bool
+    prefix: str = Field(description="What the key begins with.")
     created_at: Time
+    expires_at: Time | None
+    last_used_at: Time | None = Field(description="Within a minute.")
+    successor_id: str | None = Field(description="The key that was made in its place.")
+
+
+class KeyPage(Shape):
+    keys: list[KeyInfo]
+
+
+class KeyAnswer(KeyInfo):
     key: str = Field(description="Shown this once; only a hash of it is kept.")
+
+    @classmethod
+    def of(cls, new: NewKey) -> KeyAnswer:
+        return cls(**KeyInfo.model_validate(new.key).model_dump(), key=new.text)
 
 
 class UserWithKey(UserAnswer):

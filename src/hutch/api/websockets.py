@@ -15,13 +15,14 @@ from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hutch.accounts.tickets import PREFIX as TICKET
-from hutch.api.caller import acting_for
+from hutch.api.caller import acting_for, known
 from hutch.app import Hutch
 from hutch.errors import (
     Forbidden,
     HutchError,
     InvalidRequest,
     NotFound,
+    TooManyFailures,
     Unauthorized,
 )
 from hutch_runtime.protocol import KIB
@@ -40,6 +41,7 @@ FAILED: Final = 1011
 _CLOSES: Final[tuple[tuple[type[HutchError], int], ...]] = (
     (InvalidRequest, 4400),
     (Unauthorized, 4401),
+    (TooManyFailures, 4429),
     (Forbidden, 4403),
     (NotFound, 4404),
 )
@@ -89,8 +91,8 @@ async def _user(hutch: Hutch, websocket: WebSocket, run_id: str, offered: list[s
     """Whose events they are, by a key or by a ticket."""
     scheme, _, key = websocket.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        known = await hutch.accounts.authenticate(key)
-        return (await acting_for(hutch, known, websocket.headers.get("x-hutch-user"))).user_id
+        presented = await known(hutch, key, websocket)
+        return (await acting_for(hutch, presented, websocket.headers.get("x-hutch-user"))).user_id
     ticket = next((name for name in offered if name.startswith(TICKET)), None)
     if ticket is None:
         raise Unauthorized("This needs an API key or a ticket.")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hutch.cli import admin, agreements, container, exits, image, network
+from hutch.cli import admin, agreements, container, exits, image, keys, network
 from hutch.cli.api_secrets import settings_apart_from_environment
 from hutch.cli.doctor import doctor
 from hutch.cli.login import login
@@ -30,6 +30,7 @@ app.add_typer(admin.app, name="admin")
 app.add_typer(agreements.app, name="agreements")
 app.add_typer(container.app, name="container")
 app.add_typer(image.app, name="image")
+app.add_typer(keys.app, name="keys")
 app.add_typer(network.app, name="network")
 app.command()(doctor)
 app.command()(login)

@@ -14,6 +14,7 @@ import uvicorn
 from sqlalchemy import URL
 from starlette.types import ASGIApp
 
+from hutch.accounts.sources import Sources
 from hutch.api.app import create_app
 from hutch.api.reception import Reception
 from hutch.api.websockets import MESSAGE_MAX_BYTES, PING_EVERY_S, PING_WITHIN_S
@@ -61,6 +62,7 @@ def serve(settings: Settings) -> None:
             ws_max_size=MESSAGE_MAX_BYTES,
             ws_ping_interval=PING_EVERY_S,
             ws_ping_timeout=PING_WITHIN_S,
+            proxy_headers=False,  # uvicorn would believe everybody on this machine; ``Sources``
         ),
         before_shutdown,
     )
@@ -83,7 +85,12 @@ def _one_of_several(settings: Settings, url: URL, failed: list[HutchError]) -> R
         async with app.router.lifespan_context(app):
             yield app
 
-    return Reception(Seat(url, clock, installation=fingerprint), lead, url=settings.own_url)
+    return Reception(
+        Seat(url, clock, installation=fingerprint),
+        lead,
+        url=settings.own_url,
+        sources=Sources(settings.trusted_proxies, settings.secret),
+    )
 
 
 @asynccontextmanager

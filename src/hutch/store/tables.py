@@ -81,6 +81,11 @@ api_keys: Final = Table(
     Column("prefix", String(24), nullable=False),  # shown to tell keys apart; opens nothing
     Column("hash", LargeBinary(32), nullable=False, unique=True),  # HMAC-SHA-256
     Column("created_at", Float, nullable=False),
+    Column("name", String(100), nullable=False, server_default=""),
+    Column("read_only", Integer, nullable=False, server_default="0"),
+    Column("expires_at", Float),
+    Column("successor_id", String(32)),  # the key that was made in its place
+    Column("last_used_at", Float),  # within a minute
 )
 
 # One random key per user, and one of the installation's own. Without its row, nothing that was
