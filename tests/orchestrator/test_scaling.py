@@ -303,13 +303,13 @@ async def test_an_alert_of_the_host_is_among_the_others(hutch: Hutch, api: Api) 
 async def test_a_busy_user_lets_go_and_both_are_served(world: World) -> None:
     """One place, two users, the real hibernation: nobody waits for the other's whole backlog."""
     world.settings = world.settings.model_copy(
-        update={"max_containers": 1, "turn_s": 0.3, "runs_free": 1}
+        update={"max_containers": 1, "turn_s": 0.3, "runs_free": 1, "queue_free": 1000}
     )
     async with world.orchestrator() as hutch:
         many, one = await new_user(hutch, "many"), await new_user(hutch, "one")
         await run_to_end(hutch, many)
         runs = [
-            await hutch.runs.submit(many, NewRun("claude", "x " * 50 + str(n))) for n in range(60)
+            await hutch.runs.submit(many, NewRun("claude", "x " * 50 + str(n))) for n in range(120)
         ]
         ended = await run_to_end(hutch, one)
         assert ended.state == "succeeded"
@@ -317,4 +317,4 @@ async def test_a_busy_user_lets_go_and_both_are_served(world: World) -> None:
         assert waiting
         for run in runs:
             assert (await hutch.runs.finished(many, run.id)).state == "succeeded"
-        assert len(set(world.runtime.executions)) == len(world.runtime.executions) == 62
+        assert len(set(world.runtime.executions)) == len(world.runtime.executions) == 122

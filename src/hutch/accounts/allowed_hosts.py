@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select
 
 from hutch.clock import Clock
 from hutch.errors import HostNotReady, InvalidRequest
@@ -16,6 +16,10 @@ from hutch.store.tables import allowed_hosts as table
 
 RULES_MAX: Final = 100  # of a user
 _SMTP: Final = 25  # mail that nobody asked for would come from the operator's address
+
+_OWN: Final = (
+    select(table).where(table.c.user_id == bindparam("owner")).order_by(table.c.host, table.c.port)
+)
 
 
 class AllowedHosts:
@@ -30,8 +34,8 @@ class AllowedHosts:
 
     async def own(self, user_id: str) -> list[HostRule]:
         """What the user has allowed, in alphabetical order."""
-        query = select(table).where(table.c.user_id == user_id).order_by(table.c.host, table.c.port)
-        return [HostRule(row.host, row.port) for row in await self._database.all(query)]
+        rows = await self._database.all(_OWN, owner=user_id)
+        return [HostRule(row.host, row.port) for row in rows]
 
     async def of(self, user_id: str) -> tuple[HostRule, ...]:
         """All rules that hold for the user."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hutch.accounts.keys import ApiKeys
@@ -18,6 +18,7 @@ from hutch.store.tables import data_keys, exits, users
 NAME_MAX: Final = 200
 _CACHE_MAX: Final = 4096  # users whose tier is kept in memory
 _TIER_FRESH_S: Final = 30.0  # a change counts by then, also when another process made it
+_USER: Final = select(users).where(users.c.id == bindparam("named"))
 
 
 class Accounts(ApiKeys):
@@ -45,12 +46,13 @@ class Accounts(ApiKeys):
                 f"There is a user named {name!r} already.",
                 hint="`hutch admin users list` shows ids; choose another name or use that one.",
             ) from None
+        self._note_tier(user.id, tier)  # most users run something at once
         return user
 
     async def user(self, user_id: str) -> User:
         """Raises ``NotFound``."""
         if is_id(user_id, "user"):
-            row = await self._database.first(select(users).where(users.c.id == user_id))
+            row = await self._database.first(_USER, named=user_id)
             if row is not None:
                 return _user(row)
         raise NotFound("There is no such user.", hint="`hutch admin users list` shows all ids.")
@@ -62,10 +64,13 @@ class Accounts(ApiKeys):
         if known is not None and 0 <= now - known[1] < _TIER_FRESH_S:
             return known[0]
         tier = (await self.user(user_id)).tier
+        self._note_tier(user_id, tier)
+        return tier
+
+    def _note_tier(self, user_id: str, tier: str) -> None:
         if len(self._tiers) >= _CACHE_MAX:
             self._tiers.clear()
-        self._tiers[user_id] = (tier, now)
-        return tier
+        self._tiers[user_id] = (tier, self._clock.now())
 
     async def list_users(self) -> list[User]:
         return [

@@ -37,8 +37,8 @@ class Database(ABC):
         """
         return await self._read(lambda connection: connection.execute(query, parameters).first())
 
-    async def all(self, query: Executable) -> Sequence[Row[Any]]:
-        return await self._read(lambda connection: connection.execute(query).all())
+    async def all(self, query: Executable, **parameters: object) -> Sequence[Row[Any]]:
+        return await self._read(lambda connection: connection.execute(query, parameters).all())
 
     async def write(self, *statements: Statement) -> int:
         """All of them or none, and how many rows the last one changed. Once begun it is carried

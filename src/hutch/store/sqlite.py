@@ -7,7 +7,6 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,10 +15,11 @@ from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
 
 from hutch.errors import DatabaseUnavailable, HostNotReady, Unavailable
-from hutch.store.database import Database, Work, in_thread, storage_full
+from hutch.store.database import Database, Work, storage_full
+from hutch.store.trips import Trips
 
 _T = TypeVar("_T")
-_READERS: Final = 4  # queries at once; more wait
+_READERS: Final = 4  # trips of queries at once; more wait
 # A reader outside (a backup) may be in the way of a checkpoint. Each try keeps writers waiting for
 # so long at most, and they have their turn in between.
 _CHECKPOINT_TRIES: Final = 60
@@ -40,8 +40,8 @@ class SqliteDatabase(Database):
         # An error may be logged; a prompt may not.
         self._engine = create_engine(url, hide_parameters=True, pool_size=_READERS + 1)
         event.listen(self._engine, "connect", _configure)
-        self._readers = ThreadPoolExecutor(_READERS, "database-read")
-        self._writer = ThreadPoolExecutor(1, "database-write")
+        self._reads = Trips("database-read", threads=_READERS)
+        self._writes = Trips("database-write", threads=1)
 
     @property
     def engine(self) -> Engine:
@@ -52,7 +52,7 @@ class SqliteDatabase(Database):
         ``secure_delete`` having overwritten it in its page.
         """
         for _ in range(_CHECKPOINT_TRIES):
-            if await in_thread(self._writer, self._checkpoint):
+            if await self._writes.take(self._checkpoint):
                 return
             await asyncio.sleep(_CHECKPOINT_TRY_MS / 1000)
         raise Unavailable(
@@ -61,8 +61,8 @@ class SqliteDatabase(Database):
         )
 
     async def close(self) -> None:
-        for pool in (self._readers, self._writer):
-            await asyncio.to_thread(pool.shutdown)
+        for trips in (self._reads, self._writes):
+            await trips.close()
         self._engine.dispose()
         if self._lock is not None:
             os.close(self._lock)
@@ -72,14 +72,14 @@ class SqliteDatabase(Database):
             with _failing_as_ours(), self._engine.connect() as connection:
                 return work(connection)
 
-        return await in_thread(self._readers, read)
+        return await self._reads.take(read)
 
     async def _transact(self, work: Work[_T]) -> _T:
         def transact() -> _T:
             with _failing_as_ours(), self._engine.begin() as connection:
                 return work(connection)
 
-        return await in_thread(self._writer, transact)
+        return await self._writes.take(transact)
 
     def _checkpoint(self) -> bool:
         with self._engine.connect() as connection:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hutch.clock import Clock
@@ -43,6 +43,9 @@ _TRIES: Final = 5  # of a store that others keep getting ahead of
 # before it; far enough from the end of 32 bits to count up for ever.
 _FIRST_VERSIONS: Final = 1 << 30
 _SHOW_FROM: Final = 16  # characters: of a shorter key four would be too much
+
+_ALL_OF: Final = select(credentials).where(credentials.c.user_id == bindparam("owner"))
+_ONE: Final = _ALL_OF.where(credentials.c.provider == bindparam("named"))
 
 
 class Vault:
@@ -156,7 +159,7 @@ class Vault:
         await self._uses.write(user_id, provider, result)
 
     async def all(self, user_id: str) -> list[CredentialInfo]:
-        rows = await self._database.all(select(credentials).where(credentials.c.user_id == user_id))
+        rows = await self._database.all(_ALL_OF, owner=user_id)
         return sorted((_info(row) for row in rows), key=lambda i: PROVIDERS.index(i.provider))
 
     async def states(self) -> list[State]:
@@ -177,8 +180,7 @@ class Vault:
         """That a run can be paid for. Raises ``CredentialMissing``, ``NeedsLogin``,
         ``CredentialNotAllowed``.
         """
-        columns = select(credentials.c.state, credentials.c.reason, credentials.c.kind)
-        row = await self._database.first(_one(columns, user_id, provider))
+        row = await self._row(user_id, provider)
         if row is None:
             raise CredentialMissing(
                 f"No credential for {provider} is stored.",
@@ -198,8 +200,7 @@ class Vault:
         the others from working.
         """
         revealed = []
-        rows = await self._database.all(select(credentials).where(credentials.c.user_id == user_id))
-        for row in rows:
+        for row in await self._database.all(_ALL_OF, owner=user_id):
             try:
                 if row.kind == "session_token":
                     await self._permit_session_token(user_id)
@@ -301,7 +302,7 @@ class Vault:
         )
 
     async def _row(self, user_id: str, provider: Provider) -> Row[Any] | None:
-        return await self._database.first(_one(select(credentials), user_id, provider))
+        return await self._database.first(_ONE, owner=user_id, named=provider)
 
     async def _existing(self, user_id: str, provider: Provider) -> Row[Any]:
         row = await self._row(user_id, provider)
