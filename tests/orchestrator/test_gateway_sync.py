@@ -40,10 +40,10 @@ class GatewayThatIsSlow(FakeGateway):
 
     hangs = late = False
 
-    async def put(self, entry: Entry) -> None:
-        if self.hangs and entry.user_id is not None:
+    async def put(self, *entries: Entry) -> None:
+        if self.hangs and any(entry.user_id is not None for entry in entries):
             await asyncio.Event().wait()
-        await super().put(entry)
+        await super().put(*entries)
 
     async def health(self) -> GatewayHealth:
         if self.late:

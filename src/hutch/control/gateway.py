@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from hutch.config import Settings
@@ -44,6 +45,13 @@ def route_for(settings: Settings, credential: Credential) -> Route:
     return Route(settings.base_url(credential.provider), (), own_credential=True)
 
 
+@dataclass(slots=True, eq=False)
+class _Admission:
+    sandbox: Sandbox
+    done: bool = False
+    error: BaseException | None = None
+
+
 class GatewaySync:
     """The sandboxes' ``Egress``, and the task that pushes the whole table when it is missing."""
 
@@ -72,6 +80,7 @@ class GatewaySync:
         self._latest: dict[str, str] = {}
         # A whole table must not overtake a single change that was made after it was read.
         self._pushing = asyncio.Lock()
+        self._admissions: list[_Admission] = []  # waiting for it
 
     @property
     def synced(self) -> bool:
@@ -81,14 +90,40 @@ class GatewaySync:
         """Let the sandbox out, with its user's credentials of this moment. One that was ready long
         ago may have died since, and its address be another's: then nothing changes.
         """
-        async with self._changing():
-            if sandbox.observed != "provisioning" and await self._lost_its_address(sandbox):
-                return
-            entry = await self._entry(sandbox)
-            if entry is not None:
+        admission = _Admission(sandbox)
+        self._admissions.append(admission)
+        try:
+            await asyncio.sleep(0)  # whoever comes in the same moment comes along
+            async with self._changing():
+                if not admission.done:
+                    await self._admit_waiting()
+        finally:
+            if not admission.done:
+                self._admissions.remove(admission)
+        if admission.error is not None:
+            raise admission.error
+
+    async def _admit_waiting(self) -> None:
+        """All who came while another change was under way, in one message: each alone would wait
+        for all before it.
+        """
+        together = list(self._admissions)
+        entries = await asyncio.gather(
+            *(self._entry(admission.sandbox) for admission in together), return_exceptions=True
+        )
+        admitted = []
+        for admission, entry in zip(together, entries, strict=True):
+            if isinstance(entry, BaseException):
+                admission.error = entry
+            elif entry is not None and not await self._lost_its_address(admission.sandbox):
                 if entry.address != SHARED_ADDRESS:
                     self._latest[entry.address] = entry.incarnation
-                await self._gateway.put(entry)
+                admitted.append(entry)
+        if admitted:
+            await self._gateway.put(*admitted)
+        for admission in together:
+            admission.done = True
+        self._admissions = [other for other in self._admissions if not other.done]
 
     async def dismiss(self, sandbox: Sandbox) -> None:
         async with self._changing():
@@ -98,8 +133,8 @@ class GatewaySync:
         """Credentials, exit or allowed hosts: the next request sees what is stored now."""
         async with self._changing():
             # Read in here: what has been dismissed meanwhile must not come back.
-            for entry in await self._entries(user_id):
-                await self._gateway.put(entry)
+            if entries := await self._entries(user_id):
+                await self._gateway.put(*entries)
 
     async def run(self) -> TaskReport:
         """Push the whole table to a gateway that has not had it from this process."""
@@ -130,6 +165,8 @@ class GatewaySync:
                 raise
 
     async def _lost_its_address(self, sandbox: Sandbox) -> bool:
+        if sandbox.observed == "provisioning":
+            return False
         latest = self._latest.get(sandbox.address or "")
         if latest in {None, sandbox.incarnation}:
             return False
@@ -172,19 +209,18 @@ class GatewaySync:
                 egress="closed",
                 closed_because="this sandbox has no user yet",
             )
-        routes: dict[Provider, Route] = {}
-        for credential in await self._vault.reveal(user_id):
-            routes[credential.provider] = self._route_for(credential)
-        leaving = await self._exits().leaving(user_id)
+        credentials, leaving, allow = await asyncio.gather(
+            self._vault.reveal(user_id), self._exits().leaving(user_id), self._allowed(user_id)
+        )
         return Entry(
             sandbox_id=sandbox.id,
             incarnation=sandbox.incarnation,
             address=sandbox.address,
             user_id=user_id,
             placeholder=placeholder,
-            routes=routes,
+            routes={one.provider: self._route_for(one) for one in credentials},
             egress=leaving.egress,
             exit=leaving.exit,
             closed_because=leaving.closed_because,
-            allow=await self._allowed(user_id),
+            allow=allow,
         )

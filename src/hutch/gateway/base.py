@@ -46,8 +46,8 @@ class GatewayControl(Protocol):
         """Replace the whole table; what is not in it is refused from now on."""
         ...
 
-    async def put(self, entry: Entry) -> None:
-        """Add or replace one sandbox's entry; on return the next request sees it."""
+    async def put(self, *entries: Entry) -> None:
+        """Add or replace these sandboxes' entries; on return the next request sees them."""
         ...
 
     async def remove(self, sandbox_id: str, incarnation: str) -> None:
@@ -91,8 +91,9 @@ class FakeGateway:
         self.table.replace(entries)
         self._synced = True
 
-    async def put(self, entry: Entry) -> None:
-        self.table.put(entry)
+    async def put(self, *entries: Entry) -> None:
+        for entry in entries:
+            self.table.put(entry)
 
     async def remove(self, sandbox_id: str, incarnation: str) -> None:
         self.table.remove(sandbox_id, incarnation)

@@ -11,7 +11,7 @@ import aiohttp
 from hutch.errors import Unavailable
 from hutch.gateway.base import ExitTraffic, Failure, GatewayHealth
 from hutch.gateway.table import Entry
-from hutch.gateway.wire import entry_json, table_json
+from hutch.gateway.wire import table_json
 
 _CALL_S: Final = 10
 
@@ -24,8 +24,8 @@ class GatewayClient:
     async def put_table(self, entries: Iterable[Entry]) -> None:
         await self._call("PUT", "/table", json=table_json(entries))
 
-    async def put(self, entry: Entry) -> None:
-        await self._call("PUT", f"/table/{entry.sandbox_id}", json=entry_json(entry))
+    async def put(self, *entries: Entry) -> None:
+        await self._call("PATCH", "/table", json=table_json(entries))
 
     async def remove(self, sandbox_id: str, incarnation: str) -> None:
         await self._call("DELETE", f"/table/{sandbox_id}", params={"incarnation": incarnation})

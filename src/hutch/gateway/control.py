@@ -1,6 +1,7 @@
 """The control socket's side in the gateway.
 
-``PUT /table``, ``PUT /table/{sandbox_id}``, ``DELETE /table/{sandbox_id}?incarnation=…`` → 204;
+``PUT /table``, ``PATCH /table`` (adds or replaces), ``DELETE /table/{sandbox_id}?incarnation=…`` →
+204;
 ``GET /health`` → ``{boot_id, entries, synced}``; ``GET /exits`` → ``{id: {requests, failures}}``;
 ``GET /failures/{sandbox_id}?incarnation=…&since=SECONDS`` → ``{code, message, at}`` or 204;
 ``GET /metrics`` → Prometheus' text. Who may open the socket may say everything.
@@ -16,7 +17,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from hutch.gateway.gate import Gate
-from hutch.gateway.wire import EntryIn, TableIn
+from hutch.gateway.wire import TableIn
 from hutch_runtime.protocol import MIB
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -33,11 +34,9 @@ def control_app(gate: Gate) -> web.Application:
         gate.synced.set()
         return web.Response(status=204)
 
-    async def put_entry(request: web.Request) -> web.Response:
-        entry = _parsed(EntryIn, await request.read()).entry()
-        if entry.sandbox_id != request.match_info["sandbox_id"]:
-            raise web.HTTPBadRequest(text="the path names another sandbox")
-        gate.table.put(entry)
+    async def put_entries(request: web.Request) -> web.Response:
+        for entry in _parsed(TableIn, await request.read()).entries:
+            gate.table.put(entry.entry())
         gate.table_changed()
         return web.Response(status=204)
 
@@ -71,7 +70,7 @@ def control_app(gate: Gate) -> web.Application:
 
     app = web.Application(client_max_size=_TABLE_MAX)
     app.router.add_put("/table", put_table)
-    app.router.add_put("/table/{sandbox_id}", put_entry)
+    app.router.add_patch("/table", put_entries)
     app.router.add_delete("/table/{sandbox_id}", delete_entry)
     app.router.add_get("/health", health)
     app.router.add_get("/exits", exits)
