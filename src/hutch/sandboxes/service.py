@@ -55,6 +55,7 @@ class Sandboxes:
         self._running: dict[str, Sandbox] = {}  # by user: what a prompt needs, without a query
         self._changed: dict[str, asyncio.Event] = {}
         self._claims: dict[str, asyncio.Task[Sandbox | None]] = {}  # by user, under way
+        self._confirming: set[asyncio.Task[None]] = set()
         self._holds: dict[str, int] = {}  # by user
         self._used: dict[str, float] = {}  # by user: when somebody last asked for it, or let go
         self._resting: dict[str, asyncio.Event] = {}  # by user: being written down
@@ -162,7 +163,7 @@ class Sandboxes:
 
     async def close(self) -> None:
         """Give up claims under way; their rows decide what the next start finds."""
-        claims = list(self._claims.values())
+        claims = [*self._claims.values(), *self._confirming]
         for claim in claims:
             claim.cancel()
         await asyncio.gather(*claims, return_exceptions=True)
@@ -192,18 +193,26 @@ class Sandboxes:
                 if await self._answers_and_is_out(sandbox):
                     if sandbox.snapshot_id is not None:
                         return None  # the reconciler puts that into it first
-                    row = await self._rows.get(sandbox.id)
-                    if row is not None and row.observed == row.desired == "running":
-                        self._running[user_id] = row
-                        self._wake(row.id)  # who else is told of changes hears of its user
-                        return row
-                    await self._egress.dismiss(sandbox)  # it ended while it was let out
+                    self._running[user_id] = sandbox
+                    confirming = asyncio.create_task(self._confirm(sandbox), name="confirm")
+                    self._confirming.add(confirming)
+                    confirming.add_done_callback(self._confirming.discard)
+                    return sandbox
                 if await self._rows.get(sandbox.id) is not None:
                     await self._rows.want(sandbox.id, "destroyed")
                     await self._until_over(sandbox)
             return None
         finally:
             del self._claims[user_id]
+
+    async def _confirm(self, sandbox: Sandbox) -> None:
+        """It may have ended while it was let out, and been dismissed before that."""
+        row = await self._rows.get(sandbox.id)
+        if row is not None and row.observed == row.desired == "running":
+            self._wake(row.id)  # who else is told of changes hears of its user
+            return
+        self.suspect(sandbox)
+        await self._egress.dismiss(sandbox)
 
     async def _answers_and_is_out(self, sandbox: Sandbox) -> bool:
         """Both at once: each waits for another process. One that is to be given a snapshot is let
