@@ -3,7 +3,8 @@
 Three measurements, each with its own conditions, in ``bench/results/newcomers.json``:
 
 - ``claim``: twenty new users at once, twenty warm sandboxes, five times over; the engine, the
-  runtimes and the gateway are the tests' fakes, so that only Hutch's own work is timed.
+  runtimes and the gateway are the tests' fakes, so that only Hutch's own work is timed. The
+  runtimes are another process, as in life.
 - ``newcomer``: a new user's first prompt to claude from a warm container under gVisor, against
   ``claude -p`` on this host, one after the other.
 - ``crowd``: thirty users who prompt at the same time, each with a session of their own, against
@@ -14,17 +15,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -59,7 +64,7 @@ def main() -> int:
         results = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "machine": {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)},
-            "claim": asyncio.run(_claims(folder / "claims")),
+            "claim": _claim_times(folder / "claims"),
             "newcomer": _newcomers(folder),
             "crowd": _crowd(folder),
         }
@@ -68,6 +73,11 @@ def main() -> int:
     path.write_text(json.dumps(results, indent=2) + "\n")
     console.print(f"written to {path}")
     return 0
+
+
+def _claim_times(folder: Path) -> dict[str, Any]:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as in `hutch serve`
+        return runner.run(_claims(folder))
 
 
 async def _claims(folder: Path) -> dict[str, Any]:
@@ -93,16 +103,37 @@ async def _claims(folder: Path) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def _faked(folder: Path) -> AsyncIterator[Hutch]:
     settings = Settings(data_dir=folder, pool_size=AT_ONCE, memory_reserve_mb=0)
-    runtime = ScriptedRuntime()
-    async with (
-        runtime.serving() as port,
-        running(
+    with _runtimes() as port:
+        async with running(
             settings,
             backend=ScriptedBackend(port, settings.instance),
             gateway_control=FakeGateway(),
-        ) as hutch,
-    ):
-        yield hutch
+        ) as hutch:
+            gc.collect()
+            gc.freeze()  # as `hutch serve` does
+            yield hutch
+
+
+@contextlib.contextmanager
+def _runtimes() -> Iterator[int]:
+    spawning = multiprocessing.get_context("spawn")
+    ours, theirs = spawning.Pipe()
+    process = spawning.Process(target=_serve_runtimes, args=(theirs,))
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        ours.send(None)
+        process.join()
+
+
+def _serve_runtimes(parent: Connection) -> None:
+    async def serve() -> None:
+        async with ScriptedRuntime().serving() as port:
+            parent.send(port)
+            await asyncio.to_thread(parent.recv)
+
+    asyncio.run(serve())
 
 
 async def _until_warm(hutch: Hutch) -> None:
