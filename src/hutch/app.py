@@ -21,7 +21,8 @@ from hutch.accounts.sources import Sources
 from hutch.accounts.tickets import Tickets
 from hutch.accounts.tiers import Limits
 from hutch.backends.base import RUNTIME_PORT, Backend, Capabilities
-from hutch.backends.open import open_backend, resources
+from hutch.backends.limits import resources_of
+from hutch.backends.open import open_backend
 from hutch.clock import Clock, SystemClock
 from hutch.config import Settings
 from hutch.control import containers, gateway
@@ -254,7 +255,7 @@ async def running(
             sync,
             clock,
             instance=settings.instance,
-            resources=resources(settings),
+            resources=resources_of(settings),
             environment=_environment(settings, capabilities, host_address),
             changed=changed,
             before_rest=logins.flush,

@@ -75,6 +75,14 @@ class Settings(BaseSettings):
     isolation: Literal["auto", "gvisor", "runc"] = "auto"
     image: str = "hutch-sandbox:latest"
     docker_host: str = "unix:///var/run/docker.sock"
+    # The socket of the engine's door; empty: the API speaks to the engine itself, as root.
+    engine_door: str = ""
+    # Who may open the door's and the gateway's socket besides the user that makes them.
+    socket_group: str = ""
+    # Where the gateway takes its table from the orchestrator; empty: in the data directory.
+    gateway_control: str = ""
+    # Eight hex digits; empty: made at first use and kept in the data directory.
+    instance_id: Annotated[str, Field(pattern=r"^([0-9a-f]{8})?$")] = ""
     # Empty: the engine picks a free one.
     subnet: str = ""
 
@@ -186,8 +194,10 @@ class Settings(BaseSettings):
 
     @property
     def gateway_socket(self) -> Path:
-        """Where the gateway takes its table from the orchestrator; mode 0600."""
-        return self.data_dir / "gateway.sock"
+        """Mode 0600, or 0660 with a ``socket_group``."""
+        return (
+            Path(self.gateway_control) if self.gateway_control else self.data_dir / "gateway.sock"
+        )
 
     @property
     def admin_key_file(self) -> Path:
@@ -217,9 +227,10 @@ class Settings(BaseSettings):
     @cached_property
     def instance(self) -> str:
         """Eight characters that tell this installation's containers from any other's on the
-        machine; made at first use and kept in the data directory.
+        machine. Whoever may not write the data directory, as the engine's door, is told it by the
+        settings: whose containers it lets somebody touch is not for that somebody to say.
         """
-        return _once(self.data_dir / "instance", lambda: secrets.token_hex(4))
+        return self.instance_id or _once(self.data_dir / "instance", lambda: secrets.token_hex(4))
 
     @cached_property
     def secret(self) -> bytes:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,9 +20,11 @@ from hutch.backends.docker import DockerBackend
 from hutch.backends.fake import FakeBackend
 from hutch.backends.process import ProcessBackend
 from hutch.config import Settings
+from hutch.engine_door.server import Server
 from hutch.ids import new_id
 
-KINDS = ("fake", "process", "docker-runc", "docker-gvisor")
+# The door is the same under gVisor, which only takes longer to start.
+KINDS = ("fake", "process", "docker-runc", "docker-gvisor", "docker-door")
 # Anything with a shell and python3; the sandbox image is one.
 BASE_IMAGE = os.environ.get("HUTCH_TEST_BASE_IMAGE", "hutch-sandbox:latest")
 IMAGE = "hutch-test-backend:latest"
@@ -79,8 +83,24 @@ def open_kind(kind: str, settings: Settings) -> Backend:
             return DockerBackend(settings)
 
 
-def make_settings(kind: str, directory: Path) -> Settings:
+@asynccontextmanager
+async def settings_of(kind: str, directory: Path) -> AsyncIterator[Settings]:
+    """Settings under which ``open_kind`` works, and the door's process where they name one."""
+    with tempfile.TemporaryDirectory() as short:  # a socket's path has at most 107 bytes
+        settings = make_settings(kind, directory, door=f"{short}/engine.sock")
+        server = Server(settings) if settings.engine_door else None
+        if server is not None:
+            await server.start()
+        try:
+            yield settings
+        finally:
+            if server is not None:
+                await server.close()
+
+
+def make_settings(kind: str, directory: Path, *, door: str = "") -> Settings:
     return Settings(
+        engine_door=door if kind == "docker-door" else "",
         data_dir=directory,
         backend="process" if kind == "process" else "docker",
         isolation="gvisor" if kind == "docker-gvisor" else "runc",
@@ -107,14 +127,14 @@ async def _bench(
         request.getfixturevalue("image")
         if kind == "docker-gvisor" and "runsc" not in docker("info", "--format", "{{.Runtimes}}"):
             pytest.skip("the engine has no runtime `runsc`: `make up` registers it")
-    settings = make_settings(kind, directory / uuid.uuid4().hex)
-    backend = open_kind(kind, settings)
-    try:
-        await backend.prepare()
-        yield Bench(kind, settings, backend)
-    finally:
-        await backend.cleanup()
-        await backend.close()
+    async with settings_of(kind, directory / uuid.uuid4().hex) as settings:
+        backend = open_kind(kind, settings)
+        try:
+            await backend.prepare()
+            yield Bench(kind, settings, backend)
+        finally:
+            await backend.cleanup()
+            await backend.close()
 
 
 @pytest.fixture(params=KINDS)
@@ -130,7 +150,7 @@ async def real(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         yield one
 
 
-@pytest.fixture(params=[k for k in KINDS if k.startswith("docker")])
+@pytest.fixture(params=["docker-runc", "docker-gvisor"])
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     async for one in _bench(request.param, request, tmp_path):
         yield one

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from tests.contract.conftest import IMAGE, Bench, docker, make_settings, open_kind
+from tests.contract.conftest import IMAGE, Bench, docker, open_kind, settings_of
 from tests.contract.waiting import eventually
 
 # Writes how far it has counted, ten times a second, to where the test can read it.
@@ -65,19 +65,19 @@ async def test_a_restarted_orchestrator_finds_and_ends_them(real: Bench) -> None
 async def test_another_instances_sandboxes_are_not_seen_nor_touched(
     real: Bench, tmp_path: Path
 ) -> None:
-    other_settings = make_settings(real.kind, tmp_path / "other")
-    other = open_kind(real.kind, other_settings)
-    try:
-        await other.prepare()
-        made = await real.backend.create(real.spec())
-        await real.backend.start(made.handle)
-        assert await other.list() == []
-        assert await other.inspect(made.handle) is None
-        await other.cleanup()
-        assert [o.state for o in await real.backend.list()] == ["running"]
-    finally:
-        await other.cleanup()
-        await other.close()
+    async with settings_of(real.kind, tmp_path / "other") as other_settings:
+        other = open_kind(real.kind, other_settings)
+        try:
+            await other.prepare()
+            theirs = await real.backend.create(real.spec())
+            await real.backend.start(theirs.handle)
+            assert await other.list() == []
+            assert await other.inspect(theirs.handle) is None
+            await other.cleanup()
+            assert [o.state for o in await real.backend.list()] == ["running"]
+        finally:
+            await other.cleanup()
+            await other.close()
 
 
 async def test_children_go_with_the_main_process(real: Bench) -> None:

@@ -33,13 +33,13 @@ from hutch.backends.base import (
 from hutch.backends.docker_spec import (
     RUNTIMES,
     USER,
+    chosen_isolation,
     container_config,
     name_of,
     network_config,
     network_name,
 )
-from hutch.backends.gvisor_strays import kill_strays, runsc_processes
-from hutch.backends.reclaim import reclaim
+from hutch.backends.privileges import DoorPrivileges, OwnPrivileges, Privileges
 from hutch.config import Settings
 from hutch.errors import BackendError, HutchError, ImageMissing
 
@@ -96,7 +96,7 @@ class DockerBackend:
                 "Isolation by gVisor is asked for, but the engine has no runtime `runsc`.",
                 hint=_REMEDY,
             )
-        self._isolation = "gvisor" if installed and wanted != "runc" else "runc"
+        self._isolation = chosen_isolation(wanted, info.get("Runtimes") or {})
         warning = ""
         if self._isolation == "runc":
             reason = "it is switched off" if installed else "the engine has no runtime `runsc`"
@@ -162,9 +162,8 @@ class DockerBackend:
                     raise
 
     async def reclaim(self, handle: str) -> int:
-        async with _call("inspect a sandbox"):
-            pid = docker_read.pid(await self._container(handle).show())
-        return await asyncio.to_thread(reclaim, pid) if pid else 0
+        async with _call("take back a sandbox's memory"):
+            return await self._privileges.reclaim(handle)
 
     async def destroy(self, handle: str) -> None:
         observed = await self.inspect(handle)
@@ -178,7 +177,8 @@ class DockerBackend:
                 elif error.status != 404:
                     raise
         if observed is None or observed.isolation == "gvisor":
-            strays = await asyncio.to_thread(kill_strays, handle)
+            async with _call("end what a sandbox left behind"):
+                strays = await self._privileges.kill_strays(handle)
             if strays:
                 _log.warning("gvisor.strays_killed", container=handle[:12], pids=strays)
 
@@ -207,7 +207,8 @@ class DockerBackend:
         return docker_read.inspected(data, self._instance)
 
     async def processes(self) -> set[str]:
-        return set(await asyncio.to_thread(runsc_processes))
+        async with _call("look for processes of sandboxes"):
+            return await self._privileges.processes()
 
     async def stats(self, handle: str) -> Stats:
         async with _call("read a sandbox's usage"):
@@ -314,10 +315,16 @@ class DockerBackend:
             self._client = None
 
     @property
+    def _privileges(self) -> Privileges:
+        docker = self._docker
+        return DoorPrivileges(docker) if self._settings.engine_door else OwnPrivileges(docker)
+
+    @property
     def _docker(self) -> Docker:
         if self._client is None:  # made at first use: it has to be inside the event loop
+            door = self._settings.engine_door
             self._client = Docker(
-                url=self._settings.docker_host,
+                url=f"unix://{door}" if door else self._settings.docker_host,
                 timeout=aiohttp.ClientTimeout(total=_START_S, sock_connect=_CONNECT_S),
             )
         return self._client

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container, Mapping
 from typing import Any, Final
 
 from hutch.backends.base import (
@@ -9,6 +11,7 @@ from hutch.backends.base import (
     LABEL_INSTANCE,
     LABEL_SANDBOX,
     Isolation,
+    Resources,
     SandboxSpec,
 )
 
@@ -16,9 +19,11 @@ LABEL_ISOLATION: Final = "hutch.isolation"
 USER: Final = "1000:1000"  # `app` in the image
 
 RUNTIMES: Final[dict[Isolation, str]] = {"gvisor": "runsc", "runc": "runc"}
+_ISOLATIONS: Final = {name: isolation for isolation, name in RUNTIMES.items()}
 
 _MIB: Final = 1024 * 1024
 _SHARES_PER_CPU: Final = 1024  # the kernel's weight of one whole CPU
+_PER_CPU: Final = 1_000_000_000  # nanoseconds of it a second
 # The engine keeps what a sandbox prints; a hostile one must not fill the host's disk with it.
 _LOG: Final = {"Type": "local", "Config": {"max-size": "1m", "max-file": "2", "compress": "false"}}
 _SHM_BYTES: Final = 16 * _MIB  # writable too, so counted: the engine's default is another 64 MB
@@ -54,7 +59,7 @@ def container_config(spec: SandboxSpec, isolation: Isolation) -> dict[str, Any]:
             "Runtime": RUNTIMES[isolation],
             "NetworkMode": network_name(spec.instance),
             "CpuShares": round(limits.cpu_share * _SHARES_PER_CPU),
-            "NanoCpus": round(limits.cpu_ceiling * 1e9),
+            "NanoCpus": round(limits.cpu_ceiling * _PER_CPU),
             "Memory": memory,
             "MemorySwap": memory,  # the sum of both: no swap
             "MemoryReservation": limits.memory_soft_mb * _MIB,
@@ -81,6 +86,43 @@ def container_config(spec: SandboxSpec, isolation: Isolation) -> dict[str, Any]:
     }
 
 
+def spec_of(config: Mapping[str, Any]) -> tuple[SandboxSpec, Isolation]:
+    """What ``container_config`` would have to be given to make this; the engine's door makes it
+    again from that, and takes no other. Raises ``ValueError``, ``LookupError``, ``TypeError`` or
+    ``AttributeError`` where something is missing or of another type; what is there besides, or
+    is another wall, only the comparison finds.
+    """
+    labels, host = config["Labels"], config["HostConfig"]
+    sizes = host["Tmpfs"]
+    resources = Resources(
+        cpu_share=_whole(host["CpuShares"]) / _SHARES_PER_CPU,
+        cpu_ceiling=_whole(host["NanoCpus"]) / _PER_CPU,
+        memory_soft_mb=_whole(host["MemoryReservation"]) // _MIB,
+        memory_hard_mb=_whole(host["Memory"]) // _MIB,
+        pids=_whole(host["PidsLimit"]),
+        agent_pids=0,  # the runtime's own, and not among what the engine is told
+        workspace_mb=_megabytes(sizes["/workspace"]),
+        home_mb=_megabytes(sizes["/home/app"]),
+        tmp_mb=_megabytes(sizes["/tmp"]),  # noqa: S108  (inside, and private to the sandbox)
+    )
+    spec = SandboxSpec(
+        instance=labels[LABEL_INSTANCE],
+        sandbox_id=labels[LABEL_SANDBOX],
+        incarnation=labels[LABEL_INCARNATION],
+        image=config["Image"],
+        env=dict(_variable(text) for text in config["Env"]),
+        resources=resources,
+    )
+    return spec, _ISOLATIONS[host["Runtime"]]
+
+
+def chosen_isolation(wanted: str, runtimes: Container[str]) -> Isolation:
+    """By ``Settings.isolation`` and what the engine has; never less than what was asked for."""
+    if wanted == "auto":
+        return "gvisor" if RUNTIMES["gvisor"] in runtimes else "runc"
+    return "runc" if wanted == "runc" else "gvisor"
+
+
 def network_config(instance: str, subnet: str) -> dict[str, Any]:
     """The body of ``POST /networks/create``: no way out, none to a neighbour, only to the host.
 
@@ -105,3 +147,23 @@ def network_config(instance: str, subnet: str) -> dict[str, Any]:
 
 def _tmpfs(megabytes: int) -> str:
     return f"rw,exec,nosuid,nodev,size={megabytes}m,mode=0700,uid=1000,gid=1000"
+
+
+def _megabytes(options: str) -> int:
+    found = re.search(r",size=([0-9]{1,7})m,", options)
+    if found is None:
+        raise ValueError("a directory has no size")
+    return int(found[1])
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError("a variable has no value")
+    return name, value
+
+
+def _whole(number: object) -> int:
+    if type(number) is not int or number < 1:
+        raise ValueError("a limit is not a whole number above 0")
+    return number

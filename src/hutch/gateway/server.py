@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -20,6 +18,7 @@ from hutch.gateway.control import control_app
 from hutch.gateway.door import Door
 from hutch.gateway.gate import Gate
 from hutch.gateway.proxy import Proxy
+from hutch.unix_socket import bind
 from hutch_runtime.protocol import KIB
 
 _log = structlog.get_logger()
@@ -67,7 +66,8 @@ class Gateway:
         control = web.AppRunner(control_app(gate), access_log=None, shutdown_timeout=_DRAIN_S)
         await self._set_up(control)
         socket_path = self._settings.gateway_socket
-        await web.SockSite(control, _control_socket(socket_path)).start()
+        control_socket = bind(socket_path, group=self._settings.socket_group)
+        await web.SockSite(control, control_socket).start()
         self._stack.callback(socket_path.unlink, missing_ok=True)
         _log.info("gateway.listening", host=self._host, port=self.port)
 
@@ -104,25 +104,5 @@ def _port_socket(host: str, port: int) -> socket.socket:
         raise HostNotReady(
             f"The gateway cannot listen on {host}:{port}: {error.strerror}.",
             hint="Is another gateway running? HUTCH_GATEWAY_PORT sets another port.",
-        ) from error
-    return listener
-
-
-def _control_socket(path: Path) -> socket.socket:
-    """Bound under another name and moved into place: never there with a wider mode, nor dead."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.setblocking(False)
-        listener.bind(str(draft))
-        draft.chmod(0o600)
-        draft.replace(path)
-    except OSError as error:
-        listener.close()
-        raise HostNotReady(
-            f"The gateway cannot make its control socket {path}: {error.strerror or error}.",
-            hint="A socket's path has at most 107 bytes: HUTCH_DATA_DIR may be too long.",
         ) from error
     return listener

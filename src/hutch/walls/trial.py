@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from hutch.backends.base import WALL_SANDBOX, Backend, Observed, SandboxSpec
-from hutch.backends.open import resources
+from hutch.backends.limits import resources_of
 from hutch.config import Settings
 from hutch.errors import BackendError, HostNotReady
 from hutch.ids import new_id
@@ -103,7 +103,7 @@ def _spec(settings: Settings, image: str, gateway: str) -> SandboxSpec:
             "HUTCH_PLACEHOLDER_KEY": "hutch-placeholder-of-nobody",
             "HUTCH_PREWARM": _AGENT,
         },
-        resources=resources(settings),
+        resources=resources_of(settings),
     )
 
 

@@ -1,0 +1,78 @@
+"""What the engine has no call for, and an ordinary user may not do: write cgroups, end processes.
+
+The API does it itself where it speaks to the engine itself. Behind the engine's door it asks the
+door, in calls that look like the engine's own (docs/decisions/0023).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, Protocol
+
+from aiodocker import Docker
+
+from hutch.backends import docker_read
+from hutch.backends.gvisor_strays import kill_strays, runsc_processes
+from hutch.backends.reclaim import reclaim
+
+# Paths at the door, beside those of the engine.
+RECLAIM: Final = "hutch/containers/{handle}/reclaim"
+STRAYS: Final = "hutch/containers/{handle}/processes"
+PROCESSES: Final = "hutch/processes"
+
+
+class Privileges(Protocol):
+    """Each raises what ``aiodocker`` raises."""
+
+    async def reclaim(self, handle: str) -> int:
+        """Bytes of a frozen container's memory that went to swap."""
+        ...
+
+    async def kill_strays(self, handle: str) -> list[int]:
+        """Processes of gVisor that a container left behind which is gone; their numbers."""
+        ...
+
+    async def processes(self) -> set[str]:
+        """Containers that gVisor has processes of, whoever's they are."""
+        ...
+
+
+class OwnPrivileges:
+    """Of this process: root's, or nothing happens."""
+
+    def __init__(self, docker: Docker) -> None:
+        self._docker = docker
+
+    async def reclaim(self, handle: str) -> int:
+        pid = docker_read.pid(await self._docker.containers.container(handle).show())
+        return await asyncio.to_thread(reclaim, pid) if pid else 0
+
+    async def kill_strays(self, handle: str) -> list[int]:
+        return await asyncio.to_thread(kill_strays, handle)
+
+    async def processes(self) -> set[str]:
+        return set(await asyncio.to_thread(runsc_processes))
+
+
+class DoorPrivileges:
+    """Of the engine's door, at the other end of ``docker``."""
+
+    def __init__(self, docker: Docker) -> None:
+        self._docker = docker
+
+    async def reclaim(self, handle: str) -> int:
+        return int((await self._ask("POST", RECLAIM.format(handle=handle)))["bytes"])
+
+    async def kill_strays(self, handle: str) -> list[int]:
+        return [
+            int(pid) for pid in (await self._ask("DELETE", STRAYS.format(handle=handle)))["pids"]
+        ]
+
+    async def processes(self) -> set[str]:
+        return set((await self._ask("GET", PROCESSES))["containers"])
+
+    async def _ask(self, method: str, path: str) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._docker._query_json(  # noqa: SLF001  (it has no name for these)
+            path, method, versioned_api=False
+        )
+        return answer

@@ -1,0 +1,3 @@
+from tests.contract.conftest import image
+
+__all__ = ["image"]
