@@ -34,6 +34,7 @@ from hutch.control import pool as warm_pool
 from hutch.control import retention as snapshot_retention
 from hutch.control import rollout as image_rollout
 from hutch.control import scaling as pool_scaling
+from hutch.control import webhooks as webhook_delivery
 from hutch.control.alerts import Alert
 from hutch.control.containers import Containers
 from hutch.control.deletion import Deletion
@@ -51,9 +52,11 @@ from hutch.control.retention import Retention
 from hutch.control.rollout import RolloutTask
 from hutch.control.scaling import Rules, Scaling, rules_for
 from hutch.control.scaling_rows import ScalingRows
+from hutch.control.webhooks import WebhookTask
 from hutch.errors import BackendError, Unavailable
 from hutch.exits.rows import ExitRows
 from hutch.exits.service import Exits
+from hutch.gateway.addresses import AddressCheck
 from hutch.gateway.base import GatewayControl
 from hutch.gateway.client import GatewayClient
 from hutch.load import Load, ProcLoad
@@ -82,6 +85,9 @@ from hutch.vault.key_file import KeyFile
 from hutch.vault.keys import KeyProvider
 from hutch.vault.probe import CredentialProbe
 from hutch.vault.service import Vault
+from hutch.webhooks.rows import WebhookRows
+from hutch.webhooks.sending import Sender
+from hutch.webhooks.service import Webhooks
 from hutch_runtime.protocol import MIB, PROVIDERS
 
 _log = structlog.get_logger()
@@ -126,6 +132,7 @@ class Hutch:
     exits: Exits
     exit_watch: ExitWatch
     runs: Runs
+    webhooks: Webhooks
     tickets: Tickets
     snapshots: Snapshots
     idle: Idle
@@ -167,8 +174,7 @@ async def running(
     ``leading``: of several processes on one database, the one that does all this.
     Tests pass parts of their own. Raises ``HutchError`` if it cannot start.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    settings.data_dir.chmod(0o700)  # prompts and answers are in there
+    _make_data_dir(settings)
     clock = clock or SystemClock()
     async with contextlib.AsyncExitStack() as stack:
 
@@ -236,7 +242,10 @@ async def running(
                 sign_in_hosts=SIGN_IN_HOSTS | _hosts(settings),
             )
         )
-        run_rows = RunRows(database)
+        webhooks, webhook_task = await stack.enter_async_context(
+            _webhooks(settings, database, data_keys, clock, lambda: driver.wake("webhooks"))
+        )
+        run_rows = RunRows(database, webhooks)
         snapshots = closing(
             Snapshots(
                 SnapshotRows(database),
@@ -371,6 +380,7 @@ async def running(
                 Task("retention", snapshot_retention.LOOK_EVERY_S, retention.run),
                 Task("logins", login_sync.LOOK_EVERY_S, LoginSync(logins, sandboxes).run),
                 Task("keys", NOTE_KEYS_EVERY_S, accounts.note_uses),
+                Task("webhooks", webhook_delivery.LOOK_EVERY_S, webhook_task.run),
                 Task("disk", disk_watch.LOOK_EVERY_S, disk.run),
                 Task("scaling", pool_scaling.LOOK_EVERY_S, scaling.run),
                 Task(
@@ -416,6 +426,7 @@ async def running(
             exits=exits,
             exit_watch=watch,
             runs=runs,
+            webhooks=webhooks,
             tickets=Tickets(clock),
             snapshots=snapshots,
             idle=idle,
@@ -459,6 +470,25 @@ async def _driving(driver: Driver, gateway: GatewaySync) -> AsyncIterator[None]:
         await gateway.run()
     async with driver:
         yield
+
+
+@contextlib.asynccontextmanager
+async def _webhooks(
+    settings: Settings,
+    database: Database,
+    data_keys: DataKeys,
+    clock: Clock,
+    wake: Callable[[], None],
+) -> AsyncIterator[tuple[Webhooks, WebhookTask]]:
+    rows = WebhookRows(database)
+    check = AddressCheck(settings.webhook_networks, setting="HUTCH_WEBHOOK_NETWORKS")
+    webhooks = Webhooks(rows, data_keys, clock, check, wake=wake)
+    await webhooks.load()
+    task = WebhookTask(webhooks, rows, Sender(check), clock, wake=wake)
+    try:
+        yield webhooks, task
+    finally:
+        await task.close()
 
 
 @contextlib.asynccontextmanager
@@ -520,6 +550,11 @@ async def _key_provider(settings: Settings) -> KeyProvider:
     if active:
         return EnvironmentKeys(active, settings.master_key_previous.get_secret_value())
     return await KeyFile.open(settings.master_keys_file)
+
+
+def _make_data_dir(settings: Settings) -> None:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.chmod(0o700)  # prompts and answers are in there
 
 
 async def _prepared(backend: Backend) -> tuple[str, Capabilities]:

@@ -171,10 +171,20 @@ class Settings(BaseSettings):
     # A text that each user must have accepted before their first run; none by default.
     agreement_file: Path | None = None
 
+    # Private networks into which webhooks may lead, as CIDR, also without TLS. None by default.
+    webhook_networks: Annotated[tuple[str, ...], NoDecode] = ()
+
     run_timeout_s: float = 600
     run_timeout_max_s: float = 3600
 
-    @field_validator("prewarm", "egress_allow", "egress_networks", "trusted_proxies", mode="before")
+    @field_validator(
+        "prewarm",
+        "egress_allow",
+        "egress_networks",
+        "webhook_networks",
+        "trusted_proxies",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -23,6 +23,7 @@ from hutch.api import (
     scaling,
     sessions,
     tickets,
+    webhooks,
     websockets,
 )
 from hutch.api.limits import BodyLimit
@@ -51,6 +52,7 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
         websockets,
         tickets,
         sessions,
+        webhooks,
         container,
         credentials,
         logins,

@@ -1,4 +1,6 @@
-"""Which addresses a name may lead to: the public ones, and what the operator has opened."""
+"""Which addresses a name that somebody else chose may lead to: the public ones, and what the
+operator has opened.
+"""
 
 from __future__ import annotations
 
@@ -60,12 +62,12 @@ def _embedded(address: Address) -> Address:
     return address
 
 
-def _network(text: str) -> Network:
+def _network(text: str, setting: str) -> Network:
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise HostNotReady(
-            f"HUTCH_EGRESS_NETWORKS: {error}.", hint="For example: 10.20.0.0/16,192.168.7.0/24"
+            f"{setting}: {error}.", hint="For example: 10.20.0.0/16,192.168.7.0/24"
         ) from None
 
 
@@ -79,9 +81,28 @@ class AddressCheck:
     ``HostNotReady`` for one that cannot be read.
     """
 
-    def __init__(self, opened: Iterable[str] = (), resolver: Resolver = resolve) -> None:
-        self._opened = tuple(_network(text) for text in opened)
+    def __init__(
+        self,
+        opened: Iterable[str] = (),
+        resolver: Resolver = resolve,
+        *,
+        setting: str = "HUTCH_EGRESS_NETWORKS",
+    ) -> None:
+        self._opened = tuple(_network(text, setting) for text in opened)
         self._resolver = resolver
+
+    @property
+    def opens_any(self) -> bool:
+        return bool(self._opened)
+
+    def opened(self, address: str) -> bool:
+        """Whether it is in a network that is allowed though it is private."""
+        found = _embedded(ipaddress.ip_address(address))
+        return any(found in network for network in self._opened)
+
+    def allows(self, address: str) -> bool:
+        found = ipaddress.ip_address(address)
+        return is_open(found, self._opened) and not self._is_own(found)
 
     async def addresses(self, host: str) -> list[str]:
         """The literal addresses to dial for ``host``, IPv4 first; nothing else may be dialled, or

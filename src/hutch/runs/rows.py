@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from hutch.runs.announcement import announcement, message_id
 from hutch.runs.models import FINISHED, LogEntry, Run, Session
 from hutch.store.database import Database, Statement
 from hutch.store.tables import run_events, runs, sessions
 
 
+class Announcer(Protocol):
+    """Tells of a run that has ended, in the transaction in which it ends."""
+
+    def announce(
+        self, message_id: str, kind: str, data: Mapping[str, Any], *, user_id: str, run_id: str
+    ) -> list[Statement]: ...
+
+    def wake(self) -> None:
+        """After it."""
+
+
 class RunRows:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, announcer: Announcer) -> None:
         self._database = database
+        self._announcer = announcer
 
     async def get(self, run_id: str) -> Run | None:
         row = await self._database.first(select(runs).where(runs.c.id == run_id))
@@ -85,13 +99,25 @@ class RunRows:
         """New entries and what the run has become, in one transaction. A finished run stays as it
         is. May be repeated when it is not known whether it was stored.
         """
+        told = self._announcement(run) if run.finished else []
         try:
-            await self._database.write(*_changes(run, entries))
+            await self._database.write(*_changes(run, entries), *told)
         except IntegrityError:
             missing = await self._missing(run.id, entries)
             if len(missing) == len(entries):
                 raise
-            await self._database.write(*_changes(run, missing))
+            await self._database.write(*_changes(run, missing), *told)
+        if told:
+            self._announcer.wake()
+
+    def _announcement(self, run: Run) -> list[Statement]:
+        return self._announcer.announce(
+            message_id(run),
+            f"run.{run.state}",
+            announcement(run),
+            user_id=run.user_id,
+            run_id=run.id,
+        )
 
     async def _missing(self, run_id: str, entries: list[LogEntry]) -> list[LogEntry]:
         """Those of them that are not stored."""

@@ -327,3 +327,56 @@ leadership: Final = Table(
     Column("since", Float, nullable=False),
     Column("installation", String(64), nullable=False),  # a fingerprint of its secret
 )
+
+# Where to tell of what has happened. Its secret is sealed with its owner's data key.
+webhook_endpoints: Final = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    # Null: of the whole service.
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), index=True),
+    Column("url", String(2000), nullable=False),
+    Column("events", String(400), nullable=False),  # ",run.failed,"; "" is all
+    Column("description", Words, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("previous_sealed", LargeBinary),  # the secret before, which signs as well until then
+    Column("previous_until", Float),
+    Column("disabled_at", Float),
+    Column("reason", Words, nullable=False),  # of disabled_at
+    Column("failing_since", Float),
+    Column("created_at", Float, nullable=False),
+)
+
+# The outbox: written in the transaction in which what they tell of becomes true.
+webhook_messages: Final = Table(
+    "webhook_messages",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), index=True),
+    # What is deleted is not told any more.
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), index=True),
+    Column("type", String(32), nullable=False),
+    Column("payload", Utf8, nullable=False),
+    Column("created_at", Float, nullable=False, index=True),
+)
+
+webhook_deliveries: Final = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("message_id", ForeignKey("webhook_messages.id", ondelete="CASCADE"), primary_key=True),
+    Column(
+        "endpoint_id",
+        ForeignKey("webhook_endpoints.id", ondelete="CASCADE"),
+        primary_key=True,
+        index=True,
+    ),
+    Column("state", String(16), nullable=False),  # pending | delivered | failed
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Float),
+    Column("first_at", Float),
+    Column("last_at", Float),
+    Column("last_status", Integer),  # of HTTP
+    Column("last_error", Words, nullable=False),
+    Column("last_ms", Float),
+    Index("ix_webhook_deliveries_state_next_at", "state", "next_at"),
+)
