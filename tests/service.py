@@ -311,6 +311,7 @@ def _running_service(data_dir: Path, overrides: Mapping[str, str]) -> Iterator[S
         "PORT": str(api),
         "GATEWAY_PORT": str(gateway),
         "POOL_SIZE": "0",  # a test that is about the pool asks for one
+        "WALLS": "off",  # tests/security attacks them
         **{f"{p.upper()}_BASE_URL": f"http://127.0.0.1:{model}" for p in PROVIDERS},
         **overrides,
     }

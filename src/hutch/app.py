@@ -25,6 +25,7 @@ from hutch.backends.limits import resources_of
 from hutch.backends.open import open_backend
 from hutch.clock import Clock, SystemClock
 from hutch.config import Settings
+from hutch.control import attacks as wall_attacks
 from hutch.control import containers, gateway
 from hutch.control import disk as disk_watch
 from hutch.control import exits as exit_watch
@@ -36,6 +37,7 @@ from hutch.control import rollout as image_rollout
 from hutch.control import scaling as pool_scaling
 from hutch.control import webhooks as webhook_delivery
 from hutch.control.alerts import Alert
+from hutch.control.attacks import Attacks
 from hutch.control.containers import Containers
 from hutch.control.deletion import Deletion
 from hutch.control.disk import Disk
@@ -85,6 +87,7 @@ from hutch.vault.key_file import KeyFile
 from hutch.vault.keys import KeyProvider
 from hutch.vault.probe import CredentialProbe
 from hutch.vault.service import Vault
+from hutch.walls.service import Walls
 from hutch.webhooks.rows import WebhookRows
 from hutch.webhooks.sending import Sender
 from hutch.webhooks.service import Webhooks
@@ -127,6 +130,7 @@ class Hutch:
     run_queue: RunQueue
     scaling: Scaling
     disk: Disk
+    attacks: Attacks | None
     load: Load
     logins: Logins
     exits: Exits
@@ -148,6 +152,7 @@ class Hutch:
     def alerts(self) -> list[Alert]:
         """Of every task, the oldest first."""
         found = [*self.exit_watch.alerts(), *self.scaling.alerts(), *self.disk.alerts()]
+        found += self.attacks.alerts() if self.attacks is not None else []
         return sorted(found, key=lambda alert: alert.since)
 
 
@@ -354,7 +359,10 @@ async def running(
                 "team": settings.snapshot_days_team,
             },
         )
-        looks = Containers(sandbox_rows, backend, queue.wake, changed)
+        looks, attacks = (
+            Containers(sandbox_rows, backend, queue.wake, changed),
+            await _attacks(settings, backend, clock, rollouts),
+        )
         driver = Driver(
             [
                 Task("gateway", gateway.CHECK_EVERY_S, sync.run),
@@ -381,6 +389,7 @@ async def running(
                 Task("logins", login_sync.LOOK_EVERY_S, LoginSync(logins, sandboxes).run),
                 Task("keys", NOTE_KEYS_EVERY_S, accounts.note_uses),
                 Task("webhooks", webhook_delivery.LOOK_EVERY_S, webhook_task.run),
+                *([Task("attacks", wall_attacks.LOOK_EVERY_S, attacks.run)] if attacks else []),
                 Task("disk", disk_watch.LOOK_EVERY_S, disk.run),
                 Task("scaling", pool_scaling.LOOK_EVERY_S, scaling.run),
                 Task(
@@ -421,6 +430,7 @@ async def running(
             run_queue=run_queue,
             scaling=scaling,
             disk=disk,
+            attacks=attacks,
             load=load,
             logins=logins,
             exits=exits,
@@ -448,6 +458,25 @@ async def running(
             driver=driver,
             leader=leading.leader if leading is not None else None,
         )
+
+
+async def _attacks(
+    settings: Settings, backend: Backend, clock: Clock, rollouts: Rollouts
+) -> Attacks | None:
+    """None where there are no walls, or nobody wants to know. Raises ``HostNotReady`` where they do
+    not hold and have to.
+    """
+    if settings.walls == "off" or (await backend.capabilities()).isolation == "none":
+        return None
+    walls = Walls(settings, backend, clock)
+
+    async def image() -> str:
+        current = await rollouts.current()
+        return current.id or current.name
+
+    if settings.walls_enforced:
+        await walls.require(await image())
+    return Attacks(walls, clock, image=image)
 
 
 @contextlib.asynccontextmanager

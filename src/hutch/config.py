@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     insecure_process_backend: bool = False
     # auto: gVisor when the host has it, else runc with a loud warning.
     isolation: Literal["auto", "gvisor", "runc"] = "auto"
+    # Attacks on the walls of a sandbox: enforce, before anything is served; warn, afterwards. auto:
+    # enforce, unless this is one process on loopback with a database of its own.
+    walls: Literal["auto", "enforce", "warn", "off"] = "auto"
     image: str = "hutch-sandbox:latest"
     docker_host: str = "unix:///var/run/docker.sock"
     # The socket of the engine's door; empty: the API speaks to the engine itself, as root.
@@ -195,6 +198,13 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The database's address, with its password: it is opened with that, and never shown."""
         return self.database_url.get_secret_value() or f"sqlite:///{self.data_dir / 'hutch.db'}"
+
+    @property
+    def walls_enforced(self) -> bool:
+        """Whether nothing may be served behind a wall that does not hold."""
+        alone = not self.database_url.get_secret_value()
+        local = self.host in {"127.0.0.1", "::1", "localhost"}
+        return self.walls == "enforce" or (self.walls == "auto" and not (alone and local))
 
     @property
     def own_url(self) -> str:

@@ -88,6 +88,8 @@ class Capabilities:
     own_address: bool
     # "" or a warning for the operator, with the exact remedy.
     warning: str = ""
+    # What the engine says of itself and its kernel, as far as walls are made of it; opaque.
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

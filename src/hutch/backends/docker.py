@@ -106,7 +106,11 @@ class DockerBackend:
                 + ("Remove HUTCH_ISOLATION=runc to use it." if installed else _REMEDY)
             )
         return Capabilities(
-            isolation=self._isolation, freeze=True, own_address=True, warning=warning
+            isolation=self._isolation,
+            freeze=True,
+            own_address=True,
+            warning=warning,
+            engine=docker_read.described(info),
         )
 
     async def create(self, spec: SandboxSpec) -> Observed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -41,6 +42,15 @@ EVENT_KINDS: Final[dict[str, EventKind]] = {
     "unpause": "unfrozen",
     "destroy": "destroyed",
 }
+
+
+def described(info: Mapping[str, Any]) -> str:
+    """What walls are made of, from ``GET /info``: in the same words as long as nothing changes."""
+    runtimes = info.get("Runtimes") or {}
+    said = [info.get("ServerVersion"), info.get("KernelVersion"), info.get("CgroupVersion")]
+    said += [sorted(info.get("SecurityOptions") or ()), sorted(runtimes.items())]
+    said += [(info.get("RuncCommit") or {}).get("ID"), info.get("LiveRestoreEnabled")]
+    return json.dumps(said, sort_keys=True)
 
 
 def inspected(data: Mapping[str, Any], instance: str) -> Observed | None:

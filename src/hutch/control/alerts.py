@@ -15,7 +15,8 @@ class Alert:
     """It is gone when its cause is."""
 
     id: str
-    what: str  # exit_down | exit_drifted | exit_errors | cpu_high | memory_high | disk_low
+    # exit_down | exit_drifted | exit_errors | cpu_high | memory_high | disk_low | wall_failed
+    what: str
     detail: str
     since: float
     exit_id: str | None = None
