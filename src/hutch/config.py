@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     port: int = 8484
     # Where other processes on the same database reach this one; empty: HUTCH_HOST and HUTCH_PORT.
     advertise_url: str = ""
+    # Of the API: PEM files, both or neither. Read again when they change.
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    # Origins of web pages whose scripts may use the API.
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     # Reverse proxies whose X-Forwarded-For and X-Forwarded-Proto count: addresses or networks.
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     gateway_port: int = 8485
@@ -210,7 +215,8 @@ class Settings(BaseSettings):
     def own_url(self) -> str:
         """Where other processes of this service reach this one."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104  to reach it, not to listen
-        return self.advertise_url.rstrip("/") or f"http://{host}:{self.port}"
+        scheme = "http" if self.tls_cert is None else "https"
+        return self.advertise_url.rstrip("/") or f"{scheme}://{host}:{self.port}"
 
     @property
     def gateway_socket(self) -> Path:

@@ -150,7 +150,7 @@ def test_a_prompt_of_a_byte_more_is_refused(user: User, provider: Provider) -> N
     # And one that no field could make use of, before it is read to its end.
     with pytest.raises(ApiError) as refused:
         user.run(provider, "x" * (8 * PROMPT_MAX_BYTES))
-    assert (refused.value.status, refused.value.code) == (413, "body_too_large")
+    assert (refused.value.status, refused.value.code) == (413, "request_too_large")
 
 
 @each_provider

@@ -14,6 +14,8 @@ import uvicorn
 from pydantic import SecretStr
 
 from hutch.api.app import create_app
+from hutch.api.guard import guarded
+from hutch.api.heads import BoundedHeads
 from hutch.app import Hutch, running
 from hutch.clock import Clock, SystemClock
 from hutch.config import Settings
@@ -112,7 +114,13 @@ async def serving(hutch: Hutch) -> AsyncIterator[Api]:
     async def running() -> AsyncIterator[Hutch]:
         yield hutch
 
-    config = uvicorn.Config(create_app(running), port=0, log_level="error", proxy_headers=False)
+    config = uvicorn.Config(
+        guarded(create_app(running), hutch.sources, ["https://app.example.org"]),
+        http=BoundedHeads,
+        port=0,
+        log_level="error",
+        proxy_headers=False,
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:

@@ -262,7 +262,7 @@ async def test_a_stream_of_a_run_that_has_ended_is_not_waited_for(setup: Setup) 
 async def test_too_much_is_refused_before_it_is_sent(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front_module, "BODY_MAX_BYTES", 1000)
+    monkeypatch.setattr(front_module, "most", lambda _method, _path: 1000)
     async with a_leader({}) as leader:
         setup.throne.give(leader.url)
         status, _ = await setup.ask("POST", "/v1/runs", data=b"x" * 1001)

@@ -19,6 +19,7 @@ from hutch.api import (
     logins,
     metrics,
     network,
+    page,
     runs,
     scaling,
     sessions,
@@ -44,8 +45,11 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
         version=version("hutch"),
         summary="Claude Code, Codex CLI and Gemini CLI in a container of each user's own.",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     errors.install(app)
+    page.install(app)
     app.add_middleware(BodyLimit)
     for part in (
         runs,

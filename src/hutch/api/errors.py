@@ -32,7 +32,7 @@ _STATUS: Final[tuple[tuple[type[errors.HutchError], int], ...]] = (
 )
 
 # Of what the framework refuses before a route is reached.
-_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
 
 def body(code: str, message: str, hint: str = "") -> dict[str, Any]:

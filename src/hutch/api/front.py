@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 import secrets
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 from hutch.accounts.sources import CLIENT, Sources
 from hutch.api.errors import body as error_body
 from hutch.api.front_websocket import WebSocketRelay
-from hutch.api.limits import BODY_MAX_BYTES
+from hutch.api.limits import most, too_large
 from hutch.store.seat import Leader, Seat
 
 # To a leader: this comes from a front, so do not pass it on. From one: it leads no more.
@@ -77,9 +78,11 @@ class _Unclear(Exception):
 
 
 class Front:
-    def __init__(self, seat: Seat, sources: Sources) -> None:
+    def __init__(self, seat: Seat, sources: Sources, *, tls: ssl.SSLContext | None = None) -> None:
+        """``tls``: how the others are known, where they speak TLS."""
         self._seat = seat
         self._sources = sources
+        self._tls = tls
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def close(self) -> None:
@@ -97,9 +100,10 @@ class Front:
                 self._seat, session, scope, forwarded=FORWARDED, wait_s=_STREAM_WAIT_S
             )
             return await relay.carry(receive, send)
-        request = await _read(scope, receive)
+        limit = most(scope["method"], scope["path"])
+        request = await _read(scope, receive, limit)
         if request is None:
-            return await _refuse(send, 413, "body_too_large", "The request is too large.")
+            return await _refuse(send, 413, "request_too_large", too_large(limit))
         answering = asyncio.ensure_future(self._answer(request, send))
         gone = asyncio.ensure_future(_until_disconnected(receive))
         try:
@@ -195,7 +199,9 @@ class Front:
         """
         if repeatable not in self._sessions:
             session = self._sessions[repeatable] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, force_close=not repeatable),
+                connector=aiohttp.TCPConnector(
+                    limit=0, force_close=not repeatable, ssl=self._tls or True
+                ),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
                 auto_decompress=False,
                 trust_env=False,
@@ -321,13 +327,13 @@ async def _refuse(
     await send({"type": "http.response.body", "body": content})
 
 
-async def _read(scope: Scope, receive: Receive) -> _Request | None:
+async def _read(scope: Scope, receive: Receive, limit: int) -> _Request | None:
     """The whole request, to be sent twice if need be; None when it is too large."""
     parts: list[bytes] = []
     size = 0
     async for part in _parts(receive):
         size += len(part)
-        if size > BODY_MAX_BYTES:
+        if size > limit:
             return None
         parts.append(part)
     path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")

@@ -1,16 +1,36 @@
-"""Refuse a body that is larger than any request needs, before it is parsed."""
+"""Refuse a request that is larger than any that makes sense, before it is parsed."""
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hutch_runtime.protocol import KIB, PROMPT_MAX_BYTES
+from hutch.api.errors import body
+from hutch_runtime.protocol import KIB, MIB, PROMPT_MAX_BYTES
 
 # JSON may write one byte of a prompt as six ("\u0000"); the other fields are small.
-BODY_MAX_BYTES: Final = 6 * PROMPT_MAX_BYTES + 64 * KIB
+RUN_MAX_BYTES: Final = 6 * PROMPT_MAX_BYTES + 64 * KIB
+# What any other endpoint takes: the largest, a login's files, have 64 KB.
+BODY_MAX_BYTES: Final = 256 * KIB
+_LARGER: Final = {
+    ("POST", "/v1/runs"): RUN_MAX_BYTES,
+    ("POST", "/v1/admin/exits/import"): 8 * MIB,  # two million characters
+}
+# Up to here a body that is too large is read and dropped, so that its sender sees the answer;
+# beyond, the connection is closed.
+_DROPPED_MAX: Final = 64 * MIB
+
+
+def most(method: str, path: str) -> int:
+    """Bytes of a body."""
+    return _LARGER.get((method, path), BODY_MAX_BYTES)
+
+
+def too_large(limit: int) -> str:
+    return f"The request's body is larger than {limit} bytes, the most that is taken here."
 
 
 class BodyLimit:
@@ -18,6 +38,14 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = most(scope["method"], scope["path"])
+        declared = _declared(scope)
+        if declared > limit:
+            await _refuse(send, limit, close=declared > _DROPPED_MAX)
+            return
         received = 0
 
         async def limited() -> Message:
@@ -25,13 +53,30 @@ class BodyLimit:
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
-                if received > BODY_MAX_BYTES:
+                if received > limit:
                     # Anything else FastAPI takes for a fault of its parser and calls it a 400.
-                    raise HTTPException(
-                        413,
-                        f"The request is larger than {BODY_MAX_BYTES} bytes; a prompt has at "
-                        f"most {PROMPT_MAX_BYTES} bytes of UTF-8.",
-                    )
+                    raise HTTPException(413, too_large(limit))
             return message
 
-        await self._app(scope, limited if scope["type"] == "http" else receive, send)
+        await self._app(scope, limited, send)
+
+
+def _declared(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value[:20])
+    return 0
+
+
+async def _refuse(send: Send, limit: int, *, close: bool) -> None:
+    content = json.dumps(
+        body("request_too_large", too_large(limit), "A prompt has at most 1 MB of UTF-8.")
+    ).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(content)).encode()),
+    ]
+    if close:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

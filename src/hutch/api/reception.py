@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -32,12 +33,13 @@ class Reception:
         *,
         url: str,
         sources: Sources,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """``lead`` starts all that a leader does, and gives its API. ``url``: of this process."""
         self._seat = seat
         self._lead = lead
         self._url = url
-        self._front = Front(seat, sources)
+        self._front = Front(seat, sources, tls=tls)
         self._app: ASGIApp | None = None
         self._standing: asyncio.Task[None] | None = None
         self._failed: asyncio.Future[HutchError] | None = None

@@ -9,7 +9,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from hutch.cli.profile import admin_client, save_user_key, saved_user_key, service_url
+from hutch.cli.profile import admin_client, client_with, save_user_key, saved_user_key
 from hutch.cli.run import printable
 from hutch.cli.tables import table
 from hutch.client import ApiError, Client
@@ -53,7 +53,7 @@ def demo_client(settings: Settings) -> Client:
     """A client as the demo user, who is made if need be; the key is kept for `hutch run`."""
     known = saved_user_key(settings)
     if known is not None:
-        client = Client(service_url(settings), known)
+        client = client_with(settings, known)
         try:
             client.call("GET", "/v1/credentials")
         except ApiError as error:
@@ -70,7 +70,7 @@ def demo_client(settings: Settings) -> Client:
             else admin.call("POST", f"/v1/admin/users/{demo}/keys")
         )
     save_user_key(settings, made["key"])
-    return Client(service_url(settings), made["key"])
+    return client_with(settings, made["key"])
 
 
 def try_provider(client: Client, provider: Provider) -> Tried:

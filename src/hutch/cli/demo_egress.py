@@ -32,7 +32,7 @@ from hutch.backends.base import Observed
 from hutch.backends.open import open_backend
 from hutch.cli import leaks
 from hutch.cli.demo import KEY_VARIABLES
-from hutch.cli.profile import admin_client, service_url
+from hutch.cli.profile import admin_client, client_with
 from hutch.cli.squid import Squid
 from hutch.cli.tables import table
 from hutch.cli.up import down, start
@@ -168,7 +168,7 @@ def _tenants(settings: Settings, squids: Sequence[Squid]) -> Iterator[list[Tenan
         tenants = []
         for number in range(len(squids)):
             made = admin.call("POST", "/v1/admin/users", json={"name": f"tenant {number + 1}"})
-            client = stack.enter_context(Client(service_url(settings), made["key"]))
+            client = stack.enter_context(client_with(settings, made["key"]))
             keys = {p: _KEYS[p].format(secrets.token_hex(20)) for p in PROVIDERS}
             for provider, key in keys.items():
                 client.put_api_key(provider, key)

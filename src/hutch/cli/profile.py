@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from pathlib import Path
 
+from hutch.cli.tls import pinned
 from hutch.client import Client
 from hutch.config import Settings
 from hutch.errors import HostNotReady
@@ -26,7 +28,25 @@ def write_private(path: Path, text: str) -> None:
 
 
 def service_url(settings: Settings) -> str:
-    return os.environ.get("HUTCH_URL") or f"http://{settings.host}:{settings.port}"
+    scheme = "http" if settings.tls_cert is None else "https"
+    return os.environ.get("HUTCH_URL") or f"{scheme}://{settings.host}:{settings.port}"
+
+
+def _trust(settings: Settings) -> str | ssl.SSLContext | None:
+    """A private authority's certificate; of the service on this machine the one that it has."""
+    ca = os.environ.get("HUTCH_CA")
+    if ca:
+        if not Path(ca).is_file():
+            raise HostNotReady(f"There is no file {ca}.", hint="HUTCH_CA names a PEM file.")
+        return ca
+    if settings.tls_cert is not None and "HUTCH_URL" not in os.environ:
+        return pinned(settings.tls_cert)
+    return None
+
+
+def client_with(settings: Settings, key: str, *, user_id: str | None = None) -> Client:
+    """An empty ``key`` is for what needs none."""
+    return Client(service_url(settings), key, user_id=user_id, ca=_trust(settings))
 
 
 def save_user_key(settings: Settings, key: str) -> None:
@@ -45,7 +65,7 @@ def user_client(settings: Settings) -> Client:
     key = os.environ.get("HUTCH_API_KEY") or saved_user_key(settings)
     if key is None:
         raise HostNotReady("No API key is known here.", hint=_NO_SERVICE)
-    return Client(service_url(settings), key, user_id=os.environ.get("HUTCH_USER"))
+    return client_with(settings, key, user_id=os.environ.get("HUTCH_USER"))
 
 
 def admin_client(settings: Settings) -> Client:
@@ -63,4 +83,4 @@ def admin_client(settings: Settings) -> Client:
                 f"{settings.admin_key_file} belongs to another user.",
                 hint="Run this as the user who runs the service.",
             ) from None
-    return Client(service_url(settings), key)
+    return client_with(settings, key)

@@ -17,10 +17,13 @@ from starlette.types import ASGIApp
 
 from hutch.accounts.sources import Sources
 from hutch.api.app import create_app
+from hutch.api.guard import guarded
+from hutch.api.heads import BoundedHeads
 from hutch.api.reception import Reception
 from hutch.api.websockets import MESSAGE_MAX_BYTES, PING_EVERY_S, PING_WITHIN_S
 from hutch.app import Hutch, Leading, running
 from hutch.cli.profile import write_private
+from hutch.cli.tls import LOOK_EVERY_S, Certificate
 from hutch.clock import SystemClock
 from hutch.config import Settings
 from hutch.errors import HutchError
@@ -31,17 +34,20 @@ from hutch.store.seat import Leader, Seat
 
 # Streams are open for as long as runs last; clients come back with Last-Event-ID.
 _GRACE_S: Final = 3
+_LOOK_TICKS: Final = round(LOOK_EVERY_S / 0.1)  # uvicorn's tick
 
 
 def serve(settings: Settings) -> None:
     """Until a signal. Raises the ``HutchError`` that kept it from starting."""
     configure_logging(*_secrets(settings))
     url = parse(settings.database)
+    certificate = Certificate.of(settings)
+    sources = Sources(settings.trusted_proxies, settings.secret)
     failed: list[HutchError] = []
     app: ASGIApp
     if shared(url):
         prepare(url)
-        app = reception = _one_of_several(settings, url, failed)
+        app = reception = _one_of_several(settings, url, failed, sources, certificate)
         before_shutdown = reception.stop
     else:
         app = alone = create_app(lambda: _orchestrator(settings, failed))
@@ -51,7 +57,10 @@ def serve(settings: Settings) -> None:
 
     server = _Server(
         uvicorn.Config(
-            app,
+            guarded(app, sources, settings.cors_origins),
+            http=BoundedHeads,
+            ssl_certfile=certificate.cert if certificate else None,
+            ssl_keyfile=certificate.key if certificate else None,
             host=settings.host,
             port=settings.port,
             loop="uvloop",
@@ -66,6 +75,7 @@ def serve(settings: Settings) -> None:
             proxy_headers=False,  # uvicorn would believe everybody on this machine; ``Sources``
         ),
         before_shutdown,
+        certificate,
     )
     try:
         server.run()
@@ -75,7 +85,13 @@ def serve(settings: Settings) -> None:
         raise
 
 
-def _one_of_several(settings: Settings, url: URL, failed: list[HutchError]) -> Reception:
+def _one_of_several(
+    settings: Settings,
+    url: URL,
+    failed: list[HutchError],
+    sources: Sources,
+    certificate: Certificate | None,
+) -> Reception:
     clock = SystemClock()
     fingerprint = hmac.digest(settings.secret, b"hutch installation v1", "sha256").hex()
 
@@ -90,7 +106,8 @@ def _one_of_several(settings: Settings, url: URL, failed: list[HutchError]) -> R
         Seat(url, clock, installation=fingerprint),
         lead,
         url=settings.own_url,
-        sources=Sources(settings.trusted_proxies, settings.secret),
+        sources=sources,
+        tls=certificate.pinned if certificate else None,
     )
 
 
@@ -116,10 +133,20 @@ class _Server(uvicorn.Server):
     """Ends the event streams when told to stop: uvicorn would wait for them."""
 
     def __init__(
-        self, config: uvicorn.Config, before_shutdown: Callable[[], Awaitable[None]]
+        self,
+        config: uvicorn.Config,
+        before_shutdown: Callable[[], Awaitable[None]],
+        certificate: Certificate | None,
     ) -> None:
         super().__init__(config)
         self._before_shutdown = before_shutdown
+        self._certificate = certificate
+
+    async def on_tick(self, counter: int) -> bool:
+        serving = self.config.ssl
+        if self._certificate is not None and serving is not None and not counter % _LOOK_TICKS:
+            self._certificate.renew(serving)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: object = None) -> None:
         await self._before_shutdown()

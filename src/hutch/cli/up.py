@@ -18,8 +18,8 @@ from hutch.backends.open import open_backend
 from hutch.cli.api_secrets import NAMES, for_the_api
 from hutch.cli.background import Background, Program
 from hutch.cli.demo import KEY_VARIABLES, demo, uses_offline_model
-from hutch.cli.profile import admin_client, service_url
-from hutch.client import ApiError, Client, ClientError
+from hutch.cli.profile import admin_client, client_with, service_url
+from hutch.client import ApiError, ClientError
 from hutch.config import Settings, source_checkout
 from hutch.errors import HutchError, Unavailable
 from hutch.host.setup import set_up
@@ -178,7 +178,7 @@ def _wait_until_ready(settings: Settings, background: Background) -> None:
     until = time.monotonic() + _READY_S
     while True:
         try:
-            with Client(service_url(settings), "") as client:
+            with client_with(settings, "") as client:
                 client.call("GET", "/readyz")
                 return
         except ApiError as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import httpx2
@@ -21,7 +23,17 @@ class Client:
     empty ``key`` is for what needs none, ``/readyz``.
     """
 
-    def __init__(self, url: str, key: str, *, user_id: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        user_id: str | None = None,
+        ca: str | Path | ssl.SSLContext | None = None,
+    ) -> None:
+        """``ca``: what a server's certificate is checked against, where it is not from a public
+        authority: a PEM file, or a context for more than that.
+        """
         headers = {"authorization": f"Bearer {key}"} if key else {}
         if user_id is not None:
             headers["x-hutch-user"] = user_id
@@ -29,6 +41,7 @@ class Client:
             base_url=url,
             headers=headers,
             timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S),
+            verify=_trust(ca),
             trust_env=False,  # the service is not behind the proxy of this machine's browser
         )
 
@@ -122,6 +135,12 @@ class Client:
             raise Unreachable(
                 f"The service at {self._http.base_url} does not answer ({type(error).__name__})."
             ) from None
+
+
+def _trust(ca: str | Path | ssl.SSLContext | None) -> ssl.SSLContext | bool:
+    if ca is None or isinstance(ca, ssl.SSLContext):
+        return ca or True
+    return ssl.create_default_context(cafile=ca)
 
 
 def _events(response: httpx2.Response) -> Iterator[dict[str, Any]]:
