@@ -198,7 +198,8 @@ async def test_wrong_keys_are_counted_by_address(
     first = hutch.database.first
 
     async def counting(query: Any, **parameters: object) -> Any:
-        asked.append(query)
+        if "api_keys" in str(query):  # other tasks ask for other things meanwhile
+            asked.append(query)
         return await first(query, **parameters)
 
     monkeypatch.setattr(hutch.accounts._database, "first", counting)
