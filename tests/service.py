@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -246,10 +247,11 @@ class Service:
                 raise AssertionError(f"{name} did not end within 15 s of SIGTERM") from None
 
     def left_behind(self) -> list[str]:
-        """Containers, networks and processes of this service that are still there."""
+        """Containers, networks, firewalls and processes of this service that are still there."""
         label = f"label={LABEL_INSTANCE}={self.settings.instance}"
         left = docker("ps", "-a", "--filter", label, "--format", "container {{.Names}}")
         left += docker("network", "ls", "--filter", label, "--format", "network {{.Name}}")
+        left += firewall_tables(self.settings.instance)
         return left.splitlines() + _processes_of(self.settings.data_dir)
 
     def _argv(self, name: str) -> tuple[str, ...]:
@@ -350,6 +352,17 @@ def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [sock.getsockname()[1] for sock in free]
+
+
+def firewall_tables(instance: str) -> str:
+    """One a line; none where nobody can have made any."""
+    nft = shutil.which("nft", path="/usr/sbin:/sbin")
+    if nft is None or os.geteuid() != 0:
+        return ""
+    said = subprocess.run([nft, "list", "tables"], capture_output=True, text=True, check=True)
+    return "".join(
+        f"{line}\n" for line in said.stdout.splitlines() if line.endswith(f" hutch-{instance}")
+    )
 
 
 def _processes_of(data_dir: Path) -> list[str]:

@@ -26,7 +26,7 @@ from hutch.backends.open import open_backend
 from hutch.clock import Clock, SystemClock
 from hutch.config import Settings
 from hutch.control import attacks as wall_attacks
-from hutch.control import containers, gateway
+from hutch.control import containers, firewall, gateway
 from hutch.control import disk as disk_watch
 from hutch.control import exits as exit_watch
 from hutch.control import idle as idle_watch
@@ -43,6 +43,7 @@ from hutch.control.deletion import Deletion
 from hutch.control.disk import Disk
 from hutch.control.driver import Driver, Task
 from hutch.control.exits import ExitWatch
+from hutch.control.firewall import FirewallWatch
 from hutch.control.gateway import GatewaySync, placeholder_key, route_for
 from hutch.control.idle import Idle
 from hutch.control.logins import LoginSync
@@ -131,6 +132,7 @@ class Hutch:
     scaling: Scaling
     disk: Disk
     attacks: Attacks | None
+    firewall: FirewallWatch
     load: Load
     logins: Logins
     exits: Exits
@@ -153,6 +155,7 @@ class Hutch:
         """Of every task, the oldest first."""
         found = [*self.exit_watch.alerts(), *self.scaling.alerts(), *self.disk.alerts()]
         found += self.attacks.alerts() if self.attacks is not None else []
+        found += self.firewall.alerts()
         return sorted(found, key=lambda alert: alert.since)
 
 
@@ -334,7 +337,7 @@ async def running(
             hibernate_after_s=settings.hibernate_after_s,
         )
         places.make_room = idle.make_room
-        disk = Disk(settings.data_dir, clock)
+        disk, wall = Disk(settings.data_dir, clock), FirewallWatch(backend, clock)
         scaling = Scaling(
             ScalingRows(database),
             run_queue,
@@ -390,6 +393,7 @@ async def running(
                 Task("keys", NOTE_KEYS_EVERY_S, accounts.note_uses),
                 Task("webhooks", webhook_delivery.LOOK_EVERY_S, webhook_task.run),
                 *([Task("attacks", wall_attacks.LOOK_EVERY_S, attacks.run)] if attacks else []),
+                Task("firewall", firewall.LOOK_EVERY_S, wall.run),
                 Task("disk", disk_watch.LOOK_EVERY_S, disk.run),
                 Task("scaling", pool_scaling.LOOK_EVERY_S, scaling.run),
                 Task(
@@ -431,6 +435,7 @@ async def running(
             scaling=scaling,
             disk=disk,
             attacks=attacks,
+            firewall=wall,
             load=load,
             logins=logins,
             exits=exits,
@@ -592,6 +597,8 @@ async def _prepared(backend: Backend) -> tuple[str, Capabilities]:
     capabilities = await backend.capabilities()
     if capabilities.warning:
         _log.warning("isolation.weak", warning=capabilities.warning)
+    if capabilities.firewall_warning:
+        _log.warning("firewall.down", warning=capabilities.firewall_warning)
     return host_address, capabilities
 
 

@@ -113,9 +113,9 @@ async def test_no_way_to_a_neighbour_nor_out(engine: Bench) -> None:
         ("169.254.169.254", 80),
     ):
         assert await inside(first, "python3", "-c", REACH, host, str(port)) == "no", host
-    with socket.create_server((gateway, 0)) as listener:  # the one way: the host's end
-        port = listener.getsockname()[1]
-        assert await inside(first, "python3", "-c", REACH, gateway, str(port)) == "reached"
+    place = (gateway, engine.settings.gateway_port)
+    with socket.create_server(place) as listener:  # the one way: the host's end
+        assert await inside(first, "python3", "-c", REACH, *map(str, place)) == "reached"
         listener.settimeout(5)
         connection, (source, _) = await asyncio.to_thread(listener.accept)
         connection.close()

@@ -13,14 +13,11 @@ from hutch.walls.models import Attack, Finding
 from tests.security.conftest import Attempt, Hall
 from tests.service import HUTCH
 
-_FIREWALL = "no packet filter yet: a sandbox reaches what listens on all of the host's addresses"
 _ENGINE = "this engine's own filter of system calls lets it pass"
 KNOWN = {
-    **{(kind, name): _FIREWALL for kind in ("runc", "gvisor") for name in
-       ("host_ports", "host_by_other_addresses", "host_udp", "broadcast")},
     ("runc", "io_uring"): _ENGINE,
     ("runc", "vsock"): _ENGINE,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)

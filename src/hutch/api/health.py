@@ -22,7 +22,9 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(hutch: HutchDep, response: Response) -> dict[str, str]:
-    """Each part that a run needs, with "ok" or what is wrong; 503 if any is wrong."""
+    """Each part that a run needs, with "ok" or what is wrong; 503 if any is wrong. Runs go on
+    without the firewall.
+    """
     parts = {"database": "ok", "backend": "ok", "gateway": "ok"}
     try:
         await hutch.database.first(text("SELECT 1"))
@@ -39,4 +41,5 @@ async def readyz(hutch: HutchDep, response: Response) -> dict[str, str]:
         parts["gateway"] = "The gateway does not answer; nothing gets out of a sandbox."
     if any(state != "ok" for state in parts.values()):
         response.status_code = 503
-    return parts
+    down = [alert.detail for alert in hutch.firewall.alerts()]
+    return {**parts, "firewall": "; ".join(down) or "ok"}

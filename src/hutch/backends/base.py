@@ -90,6 +90,15 @@ class Capabilities:
     warning: str = ""
     # What the engine says of itself and its kernel, as far as walls are made of it; opaque.
     engine: str = ""
+    # The same about the firewall between sandboxes and the host, as ``prepare`` left it.
+    firewall_warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallLook:
+    restored: bool  # something of it was gone, and is back
+    # "" or what a sandbox can do as long as it is not there, with the exact remedy.
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,12 @@ class Backend(Protocol):
         ...
 
     async def capabilities(self) -> Capabilities: ...
+
+    async def keep_firewall(self) -> FirewallLook:
+        """See that what ``prepare`` put between the sandboxes and the host is there, whole, and
+        open for each sandbox; put back what is not. What cannot be put back is a warning.
+        """
+        ...
 
     async def create(self, spec: SandboxSpec) -> Observed:
         """Make a sandbox, not yet started. A second call with the same incarnation returns the

@@ -22,6 +22,7 @@ from hutch.backends.base import (
     Stats,
 )
 from hutch.backends.docker_spec import LABEL_ISOLATION, network_name
+from hutch.backends.ruleset import Bridge
 from hutch.errors import BackendError
 
 _STATES: Final[dict[str, BackendState]] = {
@@ -152,8 +153,17 @@ def event(data: Mapping[str, Any]) -> BackendEvent | None:
     return BackendEvent(labels[LABEL_SANDBOX], labels.get(LABEL_INCARNATION, ""), kind)
 
 
-def gateway_address(network: Mapping[str, Any], instance: str) -> str:
-    """The host's end of the sandboxes' bridge, from ``GET /networks/{name}``.
+def plugged_in(data: Mapping[str, Any], instance: str) -> tuple[int, str, str] | None:
+    """A process, MAC and address of a sandbox, from ``GET /containers/{id}/json``; None if it does
+    not run.
+    """
+    network = data["NetworkSettings"]["Networks"].get(network_name(instance)) or {}
+    process, mac, address = pid(data), network.get("MacAddress"), network.get("IPAddress")
+    return (process, mac.lower(), address) if process and mac and address else None
+
+
+def bridge(network: Mapping[str, Any], instance: str, gateway_port: int) -> Bridge:
+    """The sandboxes' bridge, from ``GET /networks/{name}``.
 
     Raises ``BackendError`` when the network is not the closed one that we make.
     """
@@ -172,7 +182,7 @@ def gateway_address(network: Mapping[str, Any], instance: str) -> str:
         )
     for config in network["IPAM"].get("Config") or []:
         subnet = ipaddress.ip_network(config["Subnet"], strict=False)
-        if subnet.version == 4:
-            gateway = config.get("Gateway") or str(next(subnet.hosts()))
-            return str(gateway).partition("/")[0]
+        if isinstance(subnet, ipaddress.IPv4Network):
+            host = str(config.get("Gateway") or next(subnet.hosts())).partition("/")[0]
+            return Bridge(name, subnet, ipaddress.IPv4Address(host), gateway_port)
     raise BackendError(f"The Docker network {name} has no IPv4 subnet.")

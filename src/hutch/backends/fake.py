@@ -11,6 +11,7 @@ from hutch.backends.base import (
     BackendEvent,
     Capabilities,
     EventKind,
+    FirewallLook,
     Image,
     Observed,
     SandboxSpec,
@@ -46,6 +47,9 @@ class FakeBackend:
 
     async def capabilities(self) -> Capabilities:
         return Capabilities(isolation="none", freeze=True, own_address=True)
+
+    async def keep_firewall(self) -> FirewallLook:
+        return FirewallLook(restored=False)
 
     async def create(self, spec: SandboxSpec) -> Observed:
         for made in self._made.values():

@@ -21,6 +21,7 @@ from hutch.backends.base import (
     BackendState,
     Capabilities,
     EventKind,
+    FirewallLook,
     Image,
     Observed,
     SandboxSpec,
@@ -66,6 +67,9 @@ class ProcessBackend:
 
     async def capabilities(self) -> Capabilities:
         return Capabilities(isolation="none", freeze=True, own_address=False, warning=_WARNING)
+
+    async def keep_firewall(self) -> FirewallLook:
+        return FirewallLook(restored=False)
 
     async def create(self, spec: SandboxSpec) -> Observed:
         known = self._records.read(spec.incarnation)

@@ -41,8 +41,8 @@ def up(settings: Settings, console: Console) -> bool:
 
     capabilities = start(settings, say)
     offline = {p for p in PROVIDERS if uses_offline_model(settings, p)}
-    if capabilities.warning:
-        console.print(f"\nWARNING: {capabilities.warning}\n", style="bold red", markup=False)
+    for warning in filter(None, (capabilities.warning, capabilities.firewall_warning)):
+        console.print(f"\nWARNING: {warning}\n", style="bold red", markup=False)
     answered = demo(settings, console)
     if offline:
         say(

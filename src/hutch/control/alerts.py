@@ -15,7 +15,8 @@ class Alert:
     """It is gone when its cause is."""
 
     id: str
-    # exit_down | exit_drifted | exit_errors | cpu_high | memory_high | disk_low | wall_failed
+    # exit_down | exit_drifted | exit_errors | cpu_high | memory_high | disk_low |
+    # wall_failed | firewall_down
     what: str
     detail: str
     since: float

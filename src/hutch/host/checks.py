@@ -8,7 +8,7 @@ from typing import Final
 
 from hutch.config import Settings
 from hutch.errors import HutchError
-from hutch.host import engine, gvisor, network, packages, ports
+from hutch.host import engine, firewall, gvisor, network, packages, ports
 from hutch.host.findings import Finding
 from hutch.images.build import LABEL_CONTENT
 from hutch.images.engine import engine as open_engine
@@ -31,6 +31,9 @@ async def check(settings: Settings) -> list[Finding]:
         image = await _image(settings)
         restarts = await engine.check_restarts(settings)
         findings += [restarts, image, await gvisor.check(settings, has_image=image.ok)]
+        if image.ok:  # from inside, instead of the look from outside
+            findings = [f for f in findings if f.name != firewall.NAME]
+            findings.append(await firewall.check(settings))
     return [*findings, _memory(), *ports.check(settings)]
 
 
@@ -42,6 +45,7 @@ async def before_image(settings: Settings) -> list[Finding]:
     if docker.ok:
         findings.append(await network.check(settings))
         has_image = (await _image(settings)).ok
+    findings.append(await firewall.can_be_put_up())
     return [*findings, _node(), _mmdebstrap(), disk(has_image=has_image)]
 
 

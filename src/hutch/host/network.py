@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import aiodocker
 
-from hutch.backends.docker_read import gateway_address
+from hutch.backends.docker_read import bridge
 from hutch.backends.docker_spec import network_name
 from hutch.config import Settings
 from hutch.errors import HutchError
@@ -43,7 +43,7 @@ async def _made(docker: aiodocker.Docker, settings: Settings) -> str | None:
         if error.status == 404:
             return None
         raise
-    return gateway_address(network, settings.instance)
+    return str(bridge(network, settings.instance, settings.gateway_port).host)
 
 
 async def _try(docker: aiodocker.Docker) -> None:
