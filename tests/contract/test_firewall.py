@@ -13,7 +13,7 @@ import string
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -29,7 +29,8 @@ from hutch.backends.docker import DockerBackend
 from hutch.backends.ruleset import Bridge, Place
 from hutch.config import Settings
 from hutch.errors import BackendError
-from tests.contract.conftest import KINDS, Bench, _bench, docker
+from hutch.host import firewall
+from tests.contract.conftest import IMAGE, KINDS, Bench, _bench, docker
 from tests.contract.waiting import eventually
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes the host's packet filter")
@@ -37,8 +38,9 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes the host's packe
 # Tries each (address, port) from the source address given, if one is; what was reached, as JSON.
 REACH = """
 import json, socket, sys
-reached = []
-for source, host, port in json.loads(sys.argv[1]):
+from concurrent.futures import ThreadPoolExecutor
+def reach(target):
+    source, host, port = target
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as one:
         one.settimeout(1)
@@ -46,10 +48,11 @@ for source, host, port in json.loads(sys.argv[1]):
             if source:
                 one.bind((source, 0))
             one.connect(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4])
-            reached.append(host)
+            return [host]
         except OSError:
-            pass
-print(json.dumps(reached))
+            return []
+with ThreadPoolExecutor(32) as pool:
+    print(json.dumps(sum(pool.map(reach, json.loads(sys.argv[1])), [])))
 """
 # What needs no right at all, and what does: tried as the agent's own user.
 POSE = """
@@ -364,11 +367,47 @@ HOST = Bridge("hutch-a", IPv4Network("10.9.0.0/16"), IPv4Address("10.9.0.1"), 84
 
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_nothing_but_names_gets_into_the_text(name: str, other: str) -> None:
-    for make in (
+    texts: list[Callable[[], str]] = [
         lambda: ruleset.remove(name),
         lambda: ruleset.load(Bridge(name, HOST.subnet, HOST.host, 1), []),
         lambda: ruleset.load(HOST, [Place(name, other, HOST.host)]),
-    ):
+    ]
+    for make in texts:
         with contextlib.suppress(BackendError):
             make()
             assert set(name) <= set(string.ascii_letters + string.digits + "-_.")
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("iptables", "answer"), [("iptables", "REJECT"), ("iptables-legacy", "DROP")]
+)
+def test_another_firewall_that_is_in_the_way_is_found(two: Two, iptables: str, answer: str) -> None:
+    settings = two.bench.settings.model_copy(update={"image": IMAGE})
+    rule = ("INPUT", "-i", two.table, "-j", answer)
+    subprocess.run([iptables, "-I", *rule], check=True, capture_output=True)
+    try:
+        finding = asyncio.run(firewall.check(settings))
+    finally:
+        subprocess.run([iptables, "-D", *rule], check=True, capture_output=True)
+    assert not finding.ok
+    assert "another firewall" in finding.detail
+    assert f"{two.table} " in finding.remedy[0]
+    assert str(settings.gateway_port) in finding.remedy[0]
+
+
+@as_root
+@pytest.mark.asyncio(loop_scope="module")
+async def test_doctor_tries_it_from_inside(two: Two) -> None:
+    settings = two.bench.settings.model_copy(update={"image": IMAGE})
+    finding = await firewall.check(settings)
+    assert finding.ok, finding
+    assert f"{two.host} port {settings.gateway_port} alone" in finding.detail
+    for change, said in (
+        (f"flush chain inet {two.table} to_host", "other ports"),
+        (f"delete table bridge {two.table}", "are gone"),
+    ):
+        await nft.load(change)
+        finding = await firewall.check(settings)
+        assert (finding.ok, said in finding.detail) == (False, True), finding
+        assert (await two.bench.backend.keep_walls()).restored

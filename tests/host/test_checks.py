@@ -32,7 +32,7 @@ def port() -> int:
 def test_this_machine_is_ready_and_looking_leaves_nothing(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data", port=port(), offline_model_port=port())
     found = by_name(asyncio.run(checks.check(settings)))
-    for name in ("docker", "network", "node", "mmdebstrap", "disk", "image", "gvisor"):
+    for name in ("docker", "network", "node", "mmdebstrap", "disk", "image", "gvisor", "firewall"):
         assert found[name].ok, found[name]
         assert found[name].detail
     assert not settings.data_dir.exists()
@@ -60,7 +60,8 @@ async def test_an_engine_that_is_not_there(tmp_path: Path) -> None:
 def test_a_user_without_rights_is_told_what_to_type_and_nothing_is_changed(tmp_path: Path) -> None:
     """Runs the whole of it as a user who may not use the engine's socket."""
     code = (
-        "import asyncio, os, sys; from hutch.config import Settings;"
+        # The thread's module here, since that user may be unable to read this Python.
+        "import asyncio, concurrent.futures.thread, os, sys; from hutch.config import Settings;"
         "from hutch.errors import HostNotReady; from hutch.host.setup import set_up;\n"
         f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         f"settings = Settings(data_dir={str(tmp_path / 'data')!r})\n"

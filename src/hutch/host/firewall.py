@@ -28,7 +28,7 @@ _LABEL: Final = "hutch.probe"
 _PROBE: Final = """
 import socket, sys
 host, result = sys.argv[1], 0
-for bit, port, limit in ((1, int(sys.argv[2]), 8), (2, int(sys.argv[3]), 1)):
+for bit, port, limit in ((1, int(sys.argv[2]), 5), (2, int(sys.argv[3]), 1)):
     try:
         socket.create_connection((host, port), limit).close()
         result |= bit
