@@ -410,4 +410,4 @@ async def test_doctor_tries_it_from_inside(two: Two) -> None:
         await nft.load(change)
         finding = await firewall.check(settings)
         assert (finding.ok, said in finding.detail) == (False, True), finding
-        assert (await two.bench.backend.keep_walls()).restored
+        assert (await two.bench.backend.keep_firewall()).restored

@@ -21,7 +21,8 @@ from hutch.walls.trial import try_walls
 
 _log = structlog.get_logger()
 
-# Firewall rules do not outlive it; on other systems there is no such file, and no such engine.
+# What other firewalls hold does not outlive it. On other systems there is no such file, and no such
+# engine.
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _MADE_OF: Final = ("walls", "walls/inside", "backends")  # our own part in them
 
@@ -76,6 +77,7 @@ class Walls:
             found.id if found is not None else image,
             capabilities.isolation,
             capabilities.engine,
+            capabilities.firewall_warning == "",
             repr(resources_of(self._settings)),
             self._settings.subnet,
             self._settings.gateway_port,
