@@ -622,6 +622,7 @@ def _environment(
             "HUTCH_PLACEHOLDER_KEY": placeholder_key(sandbox.incarnation),
             "HUTCH_PREWARM": ",".join(PROVIDERS if sandbox.trial else settings.prewarm),
             "HUTCH_AGENT_IDLE_S": str(settings.agent_idle_s),
+            "HUTCH_REHEARSE": "1" if sandbox.user_id is None and not sandbox.trial else "0",
             # RLIMIT_NPROC counts a uid over the whole host, except under gVisor, whose kernel
             # is the sandbox's own; elsewhere the container's own pids limit holds.
             "HUTCH_AGENT_PIDS": str(

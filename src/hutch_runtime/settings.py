@@ -39,6 +39,7 @@ class Settings:
     versions: Mapping[str, str]  # of each provider's CLI and of the runtime
     cli: Mapping[Provider, tuple[str, ...]]
     agent_environment: Mapping[str, str]
+    rehearse: bool
 
     def setup(self, provider: Provider) -> Setup:
         return Setup(
@@ -49,6 +50,7 @@ class Settings:
             placeholder_key=self.placeholder_key,
             environment=self.agent_environment,
             pids_limit=self.agent_pids,
+            rehearse=self.rehearse,
         )
 
 
@@ -74,6 +76,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
             for name in PROVIDERS
         },
         agent_environment=passed_on,
+        rehearse=env.get("HUTCH_REHEARSE") == "1",
     )
 
 

@@ -42,6 +42,16 @@ class Model:
             seen: list[dict[str, Any]] = json.load(answer)["requests"]
         return [request for request in seen if request["kind"] in {"turn", "side"}]
 
+    def refuse(self) -> None:
+        """Answer 403 from now on."""
+        request = urllib.request.Request(  # noqa: S310 - our own
+            f"{self.url}/_control/behaviour",
+            method="POST",
+            data=b'{"status": 403}',
+            headers={"content-type": "application/json"},
+        )
+        urllib.request.urlopen(request, timeout=10).close()  # noqa: S310 - our own
+
     def forget(self) -> None:
         for path in ("requests", "behaviour"):
             request = urllib.request.Request(f"{self.url}/_control/{path}", method="DELETE")  # noqa: S310 - our own

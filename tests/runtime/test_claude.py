@@ -353,3 +353,25 @@ async def test_ending_in_the_middle_of_a_run(tmp_path: Path, model: Model) -> No
         await asyncio.wait_for(runtime.process.wait(), 8)
     with pytest.raises(ProcessLookupError):
         os.kill(busy["pid"], 0)
+
+
+async def test_getting_ready_asks_nobody_and_leaves_no_trace(
+    runtime: Runtime, model: Model
+) -> None:
+    assert model.requests() == []
+    assert "earlier=[]" in (await runtime.run("r1", "[[recall]]"))[-1]["text"]
+
+
+async def test_a_rehearsal_is_the_first_agents_alone_and_leaves_no_trace(
+    tmp_path: Path, model: Model
+) -> None:
+    model.refuse()  # as the gateway does for a sandbox of nobody
+    async with running_runtime(tmp_path, model.url, HUTCH_REHEARSE="1") as runtime:
+        await runtime.ready()
+        assert [request["status"] for request in model.requests()] == [403]
+        model.forget()
+        assert "earlier=[]" in (await runtime.run("r1", "[[recall]]"))[-1]["text"]
+        model.forget()
+        while not await runtime.agents("spare"):
+            await asyncio.sleep(0.02)
+        assert model.requests() == []

@@ -64,6 +64,8 @@ class Setup:
     pids_limit: int  # RLIMIT_NPROC of an agent; 0 is none
     # True: the CLI pays with a login of its own, which it renews itself through the gateway.
     login: bool = False
+    # True: the sandbox is nobody's yet, so that what a first agent asks the gateway costs nobody.
+    rehearse: bool = False
 
     @property
     def proxy(self) -> dict[str, str]:
