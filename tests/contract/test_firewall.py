@@ -30,7 +30,7 @@ from hutch.backends.ruleset import Bridge, Place
 from hutch.config import Settings
 from hutch.errors import BackendError
 from hutch.host import firewall
-from tests.contract.conftest import IMAGE, KINDS, Bench, _bench, docker
+from tests.contract.conftest import IMAGE, Bench, _bench, docker
 from tests.contract.waiting import eventually
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes the host's packet filter")
@@ -147,7 +147,7 @@ class Two:
 
 
 @pytest_asyncio.fixture(
-    loop_scope="module", scope="module", params=[k for k in KINDS if k.startswith("docker")]
+    loop_scope="module", scope="module", params=["docker-runc", "docker-gvisor"]
 )
 async def two(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

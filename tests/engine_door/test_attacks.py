@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
+from hutch.backends import nft
 from hutch.backends.base import Observed, SandboxSpec
 from hutch.backends.docker import DockerBackend
 from hutch.backends.docker_spec import container_config, name_of, network_config
@@ -105,7 +107,7 @@ async def scene(image: str) -> AsyncIterator[Scene]:
                         {"HUTCH_TEST_COMMAND": "exec sleep 600"},
                     )
                 )
-                await backend.start(own.handle)
+                own = await backend.start(own.handle)
                 label = ("--label", "hutch.instance=ffffffff", "--label", "hutch.incarnation=x")
                 for labels in (label, ()):
                     run = ("run", "-d", "--network", "none", *labels, "--entrypoint", "sleep")
@@ -282,6 +284,7 @@ async def test_containers_of_others(scene: Scene, whose: str) -> None:
     for method, path in (
         ("POST", f"/hutch/containers/{handle}/reclaim"),
         ("DELETE", f"/hutch/containers/{handle}/processes"),
+        ("POST", f"/hutch/containers/{handle}/let-in"),
     ):
         await refused(scene, await scene.ask(method, path))
     listing = json.dumps({"label": ["hutch.instance=ffffffff", "hutch.incarnation"]})
@@ -463,6 +466,31 @@ async def test_processes_of_a_container_that_lives(scene: Scene) -> None:
     path = f"/hutch/containers/{scene.own.handle}/processes"
     status, body = await scene.ask("DELETE", path)
     assert (status, MARK in body) == (409, True)
+
+
+async def test_a_firewall_that_is_needed_and_one_of_another_port(scene: Scene) -> None:
+    status, body = await scene.ask("DELETE", "/hutch/firewall")
+    assert (status, MARK in body) == (409, True)
+    await refused(scene, await scene.ask("PUT", "/hutch/firewall?gateway_port=22"))
+    await refused(scene, await scene.ask("PUT", "/hutch/firewall", b'{"gateway_port": 22}'))
+    await refused(scene, await scene.ask("POST", "/hutch/firewall", b'{"restored": true}'))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes the host's packet filter")
+async def test_the_firewall_is_the_doors_to_keep(scene: Scene) -> None:
+    table = f"hutch-{scene.settings.instance}"
+    backend = DockerBackend(scene.settings)
+    try:
+        for family in ("inet", "bridge"):
+            await nft.load(f"delete table {family} {table}")
+        look = await backend.keep_firewall()
+        assert (look.restored, look.warning) == (True, "")
+        tables = str([await nft.table("inet", table), await nft.table("bridge", table)])
+        for place in (str(scene.own.address), str(scene.settings.gateway_port)):
+            assert place in tables
+    finally:
+        await backend.close()
+    assert scene.recorder.changes() == []
 
 
 async def test_its_own_three_calls(scene: Scene) -> None:

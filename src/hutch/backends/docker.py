@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Address
 from typing import Any, Final
 
 import aiohttp
@@ -41,7 +40,6 @@ from hutch.backends.docker_spec import (
     network_config,
     network_name,
 )
-from hutch.backends.firewall import Firewall
 from hutch.backends.privileges import DoorPrivileges, OwnPrivileges, Privileges
 from hutch.config import Settings
 from hutch.errors import BackendError, HutchError, ImageMissing
@@ -67,7 +65,8 @@ class DockerBackend:
         self._instance = settings.instance
         self._client: Docker | None = None
         self._isolation: Isolation | None = None
-        self._firewall = Firewall()
+        self._kept_privileges: Privileges | None = None
+        self._firewall_warning = ""
 
     async def prepare(self) -> str:
         name = network_name(self._instance)
@@ -89,24 +88,15 @@ class DockerBackend:
         if network is None:
             raise BackendError(f"The Docker network {name} was removed by somebody else.")
         bridge = docker_read.bridge(network, self._instance, self._settings.gateway_port)
-        await self._firewall.put_up(bridge)
+        async with _call("put up the firewall"):
+            self._firewall_warning = await self._privileges.put_up_firewall()
         return str(bridge.host)
 
     async def keep_firewall(self) -> FirewallLook:
-        try:
-            restored = await self._firewall.hold()
-        except BackendError:
-            return FirewallLook(restored=False, warning=self._firewall.warning)
-        for observed in await self.list() if self._firewall.up else ():
-            # Of a process that died between start and that, or of a container started by hand.
-            if observed.address and IPv4Address(observed.address) not in self._firewall.addresses:
-                try:
-                    await self._let_in(await self._show(observed.handle))
-                except BackendError as error:  # it is ending; else the next look tries again
-                    _log.warning(
-                        "firewall.not_let_in", sandbox=observed.sandbox_id, reason=error.message
-                    )
-        return FirewallLook(restored=restored, warning=self._firewall.warning)
+        async with _call("look after the firewall"):
+            look = await self._privileges.look_at_firewall()
+        self._firewall_warning = look.warning
+        return look
 
     async def capabilities(self) -> Capabilities:
         async with _call("read the engine's description"):
@@ -133,7 +123,7 @@ class DockerBackend:
             own_address=True,
             warning=warning,
             engine=docker_read.described(info),
-            firewall_warning=self._firewall.warning,
+            firewall_warning=self._firewall_warning,
         )
 
     async def create(self, spec: SandboxSpec) -> Observed:
@@ -164,10 +154,9 @@ class DockerBackend:
     async def start(self, handle: str) -> Observed:
         async with _call("start a sandbox", limit_s=_START_S):
             await self._container(handle).start()
-        data = await self._show(handle)
-        await self._let_in(data)
-        observed = docker_read.inspected(data, self._instance) if data else None
-        return observed if observed is not None else await self._there(handle)
+        async with _call("let a sandbox reach the gateway"):
+            await self._privileges.let_in(handle)
+        return await self._there(handle)
 
     async def stop(self, handle: str, *, grace_s: float = 5) -> None:
         await self._thaw(await self.inspect(handle))
@@ -227,8 +216,14 @@ class DockerBackend:
         return found
 
     async def inspect(self, handle: str) -> Observed | None:
-        data = await self._show(handle)
-        return None if data is None else docker_read.inspected(data, self._instance)
+        async with _call("inspect a sandbox"):
+            try:
+                data = await self._container(handle).show()
+            except DockerError as error:
+                if error.status == 404:
+                    return None
+                raise
+        return docker_read.inspected(data, self._instance)
 
     async def processes(self) -> set[str]:
         async with _call("look for processes of sandboxes"):
@@ -332,17 +327,22 @@ class DockerBackend:
                 except DockerError as error:
                     if error.status != 404:
                         raise
-        await self._firewall.take_down(network_name(self._instance))
+            await self._privileges.take_down_firewall()
 
     async def close(self) -> None:
         if self._client is not None:
             await self._client.close()
-            self._client = None
+            self._client, self._kept_privileges = None, None
 
     @property
     def _privileges(self) -> Privileges:
-        docker = self._docker
-        return DoorPrivileges(docker) if self._settings.engine_door else OwnPrivileges(docker)
+        if self._kept_privileges is None:
+            self._kept_privileges = (
+                DoorPrivileges(self._docker)
+                if self._settings.engine_door
+                else OwnPrivileges(self._docker, self._settings)
+            )
+        return self._kept_privileges
 
     @property
     def _docker(self) -> Docker:
@@ -377,24 +377,6 @@ class DockerBackend:
                 if error.status == 404:
                     return None
                 raise
-
-    async def _show(self, handle: str) -> dict[str, Any] | None:
-        async with _call("inspect a sandbox"):
-            try:
-                return await self._container(handle).show()
-            except DockerError as error:
-                if error.status == 404:
-                    return None
-                raise
-
-    async def _let_in(self, data: dict[str, Any] | None) -> None:
-        if data is None:
-            return
-        if not self._firewall.prepared:
-            await self.prepare()
-        plugged = docker_read.plugged_in(data, self._instance)
-        if plugged is not None:
-            await self._firewall.let_in(*plugged)
 
     async def _there(self, handle: str) -> Observed:
         observed = await self.inspect(handle)

@@ -1,4 +1,5 @@
-"""What the engine has no call for, and an ordinary user may not do: write cgroups, end processes.
+"""What the engine has no call for, and an ordinary user may not do: write cgroups, end processes,
+change the host's packet filter.
 
 The API does it itself where it speaks to the engine itself. Behind the engine's door it asks the
 door, in calls that look like the engine's own (docs/decisions/0023).
@@ -12,17 +13,22 @@ from typing import Any, Final, Protocol
 from aiodocker import Docker
 
 from hutch.backends import docker_read
+from hutch.backends.base import FirewallLook
+from hutch.backends.engine_firewall import EngineFirewall
 from hutch.backends.gvisor_strays import kill_strays, runsc_processes
 from hutch.backends.reclaim import reclaim
+from hutch.config import Settings
 
 # Paths at the door, beside those of the engine.
 RECLAIM: Final = "hutch/containers/{handle}/reclaim"
 STRAYS: Final = "hutch/containers/{handle}/processes"
 PROCESSES: Final = "hutch/processes"
+LET_IN: Final = "hutch/containers/{handle}/let-in"
+FIREWALL: Final = "hutch/firewall"  # PUT: put it up; POST: look after it; DELETE: take it down
 
 
 class Privileges(Protocol):
-    """Each raises what ``aiodocker`` raises."""
+    """Each raises what ``aiodocker`` raises, or ``BackendError``."""
 
     async def reclaim(self, handle: str) -> int:
         """Bytes of a frozen container's memory that went to swap."""
@@ -36,12 +42,31 @@ class Privileges(Protocol):
         """Containers that gVisor has processes of, whoever's they are."""
         ...
 
+    async def put_up_firewall(self) -> str:
+        """Around the network, which has to be there. "" or a warning with the exact remedy."""
+        ...
+
+    async def let_in(self, handle: str) -> None:
+        """A container that was just started: to the gateway, with its own address."""
+        ...
+
+    async def look_at_firewall(self) -> FirewallLook:
+        """Put back what is missing, and let in whoever was not."""
+        ...
+
+    async def take_down_firewall(self) -> None:
+        """Once the network is gone."""
+        ...
+
 
 class OwnPrivileges:
     """Of this process: root's, or nothing happens."""
 
-    def __init__(self, docker: Docker) -> None:
+    def __init__(self, docker: Docker, settings: Settings) -> None:
         self._docker = docker
+        self._firewall = EngineFirewall(
+            docker, instance=settings.instance, gateway_port=settings.gateway_port
+        )
 
     async def reclaim(self, handle: str) -> int:
         pid = docker_read.pid(await self._docker.containers.container(handle).show())
@@ -52,6 +77,18 @@ class OwnPrivileges:
 
     async def processes(self) -> set[str]:
         return set(await asyncio.to_thread(runsc_processes))
+
+    async def put_up_firewall(self) -> str:
+        return await self._firewall.put_up()
+
+    async def let_in(self, handle: str) -> None:
+        await self._firewall.let_in(handle)
+
+    async def look_at_firewall(self) -> FirewallLook:
+        return await self._firewall.look()
+
+    async def take_down_firewall(self) -> None:
+        await self._firewall.take_down()
 
 
 class DoorPrivileges:
@@ -70,6 +107,19 @@ class DoorPrivileges:
 
     async def processes(self) -> set[str]:
         return set((await self._ask("GET", PROCESSES))["containers"])
+
+    async def put_up_firewall(self) -> str:
+        return str((await self._ask("PUT", FIREWALL))["warning"])
+
+    async def let_in(self, handle: str) -> None:
+        await self._ask("POST", LET_IN.format(handle=handle))
+
+    async def look_at_firewall(self) -> FirewallLook:
+        said = await self._ask("POST", FIREWALL)
+        return FirewallLook(restored=bool(said["restored"]), warning=str(said["warning"]))
+
+    async def take_down_firewall(self) -> None:
+        await self._ask("DELETE", FIREWALL)
 
     async def _ask(self, method: str, path: str) -> dict[str, Any]:
         answer: dict[str, Any] = await self._docker._query_json(  # noqa: SLF001  (it has no name for these)

@@ -18,10 +18,10 @@ from hutch.errors import BackendError
 
 BOUND: Final = "bound"  # the set of places
 PORTS: Final = "ports"
-ASKED: Final = (
-    "asked"  # counters of the first packets of connections to the gateway: at the bridge,
-)
-LET_IN: Final = "let_in"  # and past every other filter of the host
+# Counters of the first packets of connections to the gateway: at the bridge, and past every other
+# filter of the host.
+ASKED: Final = "asked"
+LET_IN: Final = "let_in"
 _CHAINS: Final = ("from_cable", "of_sandbox", "between")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,14}")  # the kernel's 15 characters
 _PORT_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")
@@ -66,11 +66,6 @@ def load(bridge: Bridge, places: Collection[Place]) -> str:
     to the kernel stay: another process of ours may just have added one.
     """
     return f"{_host(bridge)}{_cables(bridge, places)}"
-
-
-def load_without_places(bridge: Bridge) -> str:
-    """For a machine on which nobody can keep the places up to date."""
-    return _host(bridge)
 
 
 def remove(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What the door lets through: the calls of ``backends/docker.py``, and three of its own.
+"""What the door lets through: the calls of ``backends/docker.py``, and a few of its own.
 
 Nothing that was sent is passed on. Each handler takes apart what was asked, refuses what is not
 exactly what the backend asks, and calls the engine with words of its own. Whose a container or a
@@ -21,7 +21,7 @@ from hutch.backends.base import LABEL_IMAGE, LABEL_INCARNATION, LABEL_INSTANCE
 from hutch.backends.docker_read import EVENT_KINDS
 from hutch.backends.docker_spec import chosen_isolation, container_config, name_of, network_name
 from hutch.backends.limits import resources_of
-from hutch.backends.privileges import PROCESSES, RECLAIM, STRAYS, Privileges
+from hutch.backends.privileges import FIREWALL, LET_IN, PROCESSES, RECLAIM, STRAYS, Privileges
 from hutch.config import Settings
 from hutch.engine_door.engine import Answer, Engine
 from hutch.engine_door.strict import Asked, Refused, expect, parsed
@@ -71,6 +71,10 @@ class EngineDoor:
             _rule("POST", f"/{RECLAIM}".format(handle=f"(?P<id>{_ID})"), self._reclaim),
             _rule("DELETE", f"/{STRAYS}".format(handle=f"(?P<id>{_ID})"), self._kill_strays),
             _rule("GET", f"/{PROCESSES}", self._processes),
+            _rule("POST", f"/{LET_IN}".format(handle=f"(?P<id>{_ID})"), self._let_in),
+            _rule("PUT", f"/{FIREWALL}", self._put_up_firewall),
+            _rule("POST", f"/{FIREWALL}", self._look_at_firewall),
+            _rule("DELETE", f"/{FIREWALL}", self._take_down_firewall),
         ]
 
     async def answer(self, asked: Asked, body: bytes) -> Answer:
@@ -282,6 +286,33 @@ class EngineDoor:
     async def _processes(self, asked: Asked, _: Mapping[str, str], __: bytes) -> Answer:
         expect(asked.query, {})
         return _json({"containers": sorted(await self._privileges.processes())})
+
+    async def _let_in(self, asked: Asked, found: Mapping[str, str], _: bytes) -> Answer:
+        expect(asked.query, {})
+        await self._container(found["id"])
+        await self._privileges.let_in(found["id"])
+        return _json({})
+
+    async def _put_up_firewall(self, asked: Asked, _: Mapping[str, str], __: bytes) -> Answer:
+        """For the gateway's port of the door's own settings: no other is for the API to choose."""
+        expect(asked.query, {})
+        return _json({"warning": await self._privileges.put_up_firewall()})
+
+    async def _look_at_firewall(self, asked: Asked, _: Mapping[str, str], __: bytes) -> Answer:
+        expect(asked.query, {})
+        look = await self._privileges.look_at_firewall()
+        return _json({"restored": look.restored, "warning": look.warning})
+
+    async def _take_down_firewall(self, asked: Asked, _: Mapping[str, str], __: bytes) -> Answer:
+        expect(asked.query, {})
+        try:
+            await self._engine.read(f"networks/{self._network}")
+        except DockerError as error:
+            if error.status == 404:
+                await self._privileges.take_down_firewall()
+                return _json({})
+            raise
+        raise Refused("own", "the network is there, and its firewall stays", status=409)
 
     async def _check_version(self, asked: Asked) -> None:
         """One version for both: an older one may read the same words in another way."""

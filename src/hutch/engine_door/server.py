@@ -20,7 +20,7 @@ from hutch.config import Settings
 from hutch.engine_door.door import EngineDoor
 from hutch.engine_door.engine import Answer, Engine
 from hutch.engine_door.strict import Refused, asked
-from hutch.errors import HostNotReady
+from hutch.errors import BackendError, HostNotReady
 from hutch.unix_socket import bind
 from hutch_runtime.protocol import KIB
 
@@ -52,7 +52,9 @@ class Server:
             )
         docker = Docker(url=self._settings.docker_host)
         self._stack.push_async_callback(docker.close)
-        self._door = EngineDoor(self._settings, Engine(docker), OwnPrivileges(docker))
+        self._door = EngineDoor(
+            self._settings, Engine(docker), OwnPrivileges(docker, self._settings)
+        )
         http = web.Server(
             self._handle,
             handler_cancellation=True,  # whoever goes away ends their stream of events
@@ -91,6 +93,8 @@ class Server:
         except DockerError as error:
             # 900 is the library's own number for: no connection.
             return _message(502 if error.status == 900 else error.status, error.message)
+        except BackendError as error:
+            return _message(500, f"{error.message} {error.hint}".rstrip())
         finally:
             self._open -= 1
 

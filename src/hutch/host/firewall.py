@@ -54,7 +54,7 @@ async def can_be_put_up() -> Finding:
             needed=False,
             remedy=packages.install_command(PACKAGES)
             if missing
-            else ("run `hutch serve` as root, or with the capability CAP_NET_ADMIN",),
+            else ("run `hutch serve`, or the engine's door, as root",),
             packages=PACKAGES if missing else (),
         )
     return Finding(NAME, ok=True, detail="can be put up")
@@ -88,7 +88,7 @@ async def _try(
 ) -> tuple[str, tuple[str, ...]]:
     """What is wrong, and what to type; both empty if nothing is."""
     if await nft.table("inet", here.name) is None or await nft.table("bridge", here.name) is None:
-        again = "`hutch serve`, as root, puts it back within 10 seconds; is it running?"
+        again = "`hutch serve` has it put back within 10 seconds; does it run?"
         return f"its tables {here.name} are gone: sandboxes reach what this host listens on", (
             again,
         )
