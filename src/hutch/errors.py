@@ -28,6 +28,18 @@ class PromptTooLarge(InvalidRequest):
     code = "prompt_too_large"
 
 
+class UnsupportedParameter(InvalidRequest):
+    """A request in another protocol asks for something that would change the answer, and that
+    Hutch does not do. ``param`` is its place in the request, such as ``messages.0.content.1``.
+    """
+
+    code = "unsupported_parameter"
+
+    def __init__(self, message: str, *, hint: str = "", param: str) -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+
+
 class Unauthorized(HutchError):
     code = "unauthorized"
 
@@ -58,6 +70,12 @@ class ReadOnlyKey(Forbidden):
 
 class NotFound(HutchError):
     code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No provider is known by this model's name."""
+
+    code = "model_not_found"
 
 
 class Conflict(HutchError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from typing import Final, Literal
@@ -14,7 +15,15 @@ _PATTERN: Final = re.compile(rf"[a-z]{{3,4}}_[{_ALPHABET}]{{{_LENGTH}}}")
 
 
 def new_id(kind: Kind) -> str:
-    bits = secrets.randbits(_LENGTH * 5)
+    return _written(kind, secrets.randbits(_LENGTH * 5))
+
+
+def derived_id(kind: Kind, text: str) -> str:
+    """The same for the same text, and as hard to meet by chance as any other."""
+    return _written(kind, int.from_bytes(hashlib.sha256(text.encode()).digest()))
+
+
+def _written(kind: Kind, bits: int) -> str:
     return f"{kind}_" + "".join(_ALPHABET[(bits >> (5 * i)) & 31] for i in range(_LENGTH))
 
 

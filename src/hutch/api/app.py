@@ -27,6 +27,7 @@ from hutch.api import (
     webhooks,
     websockets,
 )
+from hutch.api.compat import chat, models
 from hutch.api.limits import BodyLimit
 from hutch.app import Hutch
 
@@ -69,6 +70,8 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
         images,
         health,
         metrics,
+        chat,
+        models,
     ):
         app.include_router(part.router)
     return app

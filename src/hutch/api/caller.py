@@ -15,7 +15,7 @@ from hutch.errors import Forbidden, InvalidRequest, KeyExpired, ReadOnlyKey, Una
 
 _READING: Final = frozenset({"GET", "HEAD"})  # no endpoint of these changes anything
 _READING_BY: Final = frozenset({"/v1/tickets"})  # a ticket opens what the key itself may read
-_bearer = HTTPBearer(auto_error=False, description="An API key: hutch_…")
+bearer = HTTPBearer(auto_error=False, description="An API key: hutch_…")
 
 
 def hutch_of(request: Request) -> Hutch:
@@ -53,13 +53,20 @@ async def known(hutch: Hutch, text: str, connection: HTTPConnection) -> ApiKey:
 
 async def api_key(
     request: Request,
-    presented: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    presented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> ApiKey:
-    if presented is None:
+    return await admitted(request, presented.credentials if presented is not None else None)
+
+
+async def admitted(request: Request, text: str | None) -> ApiKey:
+    """The key that a request presents, if it may do that. Raises ``Unauthorized``, ``Forbidden``,
+    ``TooManyFailures``.
+    """
+    if text is None:
         raise Unauthorized(
             "This needs an API key.", hint="Send the header `Authorization: Bearer hutch_…`."
         )
-    key = await known(hutch_of(request), presented.credentials, request)
+    key = await known(hutch_of(request), text, request)
     if key.read_only and request.method not in _READING and request.url.path not in _READING_BY:
         raise ReadOnlyKey(
             "This key may only read.", hint="Use a key that was not made with `read_only`."

@@ -1,7 +1,11 @@
-"""The one place where an error becomes an HTTP answer: ``{"error": {code, message, hint}}``."""
+"""The one place where an error becomes an HTTP answer: ``{"error": {code, message, hint}}``, or
+what the protocol of the endpoint has in its place.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import structlog
@@ -11,8 +15,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from hutch import errors
+from hutch.api.compat.dialects import error_body
+from hutch.api.refusal import Refusal
 
 _log = structlog.get_logger()
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 # The first match counts, so a class stands before its base.
 _STATUS: Final[tuple[tuple[type[errors.HutchError], int], ...]] = (
@@ -35,8 +42,21 @@ _STATUS: Final[tuple[tuple[type[errors.HutchError], int], ...]] = (
 _CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
 
-def body(code: str, message: str, hint: str = "") -> dict[str, Any]:
-    return {"error": {"code": code, "message": message, "hint": hint}}
+def body(
+    code: str, message: str, hint: str = "", *, status: int = 500, path: str = ""
+) -> dict[str, Any]:
+    """``path``: of the request, if its endpoint may speak another protocol; ``status`` then."""
+    return error_body(path, Refusal(status, code, message, hint))
+
+
+def refused(
+    request: Request, refusal: Refusal, *, headers: Mapping[str, str] = _NO_HEADERS
+) -> JSONResponse:
+    return JSONResponse(
+        error_body(request.url.path, refusal),
+        status_code=refusal.status,
+        headers={**refusal.headers, **headers},
+    )
 
 
 def install(app: FastAPI) -> None:
@@ -46,44 +66,50 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _hutch(_request: Request, error: Exception) -> JSONResponse:
+async def _hutch(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.HutchError)  # noqa: S101  registered for nothing else
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     if isinstance(error, errors.QueueFull | errors.TooManyFailures):
         headers = {"retry-after": str(error.retry_after_s)}
-    return JSONResponse(
-        body(error.code, error.message, error.hint), status_code=status, headers=headers
-    )
+    param = error.param if isinstance(error, errors.UnsupportedParameter) else None
+    return refused(request, Refusal(status, error.code, error.message, error.hint, param, headers))
 
 
-async def _validation(_request: Request, error: Exception) -> JSONResponse:
+async def _validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101  registered for nothing else
     # The place and the complaint, never the input: it may hold a key.
-    problems = [
-        f"{'.'.join(str(part) for part in problem['loc'] if part != 'body') or 'body'}: "
-        f"{problem['msg']}"
+    places = [
+        ".".join(str(part) for part in problem["loc"] if part != "body")
         for problem in error.errors()
     ]
-    return JSONResponse(
-        body("invalid_request", "; ".join(problems)[:2000], "See /docs for each field."),
-        status_code=400,
+    problems = [
+        f"{place or 'body'}: {problem['msg']}"
+        for place, problem in zip(places, error.errors(), strict=True)
+    ]
+    return refused(
+        request,
+        Refusal(
+            400,
+            "invalid_request",
+            "; ".join(problems)[:2000],
+            "See /docs for each field.",
+            param=places[0][:100] or None,
+        ),
     )
 
 
-async def _http(_request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101  registered for nothing else
     code = _CODES.get(error.status_code, "invalid_request")
-    return JSONResponse(
-        body(code, str(error.detail), "See /docs for the paths and methods."),
-        status_code=error.status_code,
-        headers=error.headers,
+    hint = "See /docs for the paths and methods."
+    return refused(
+        request,
+        Refusal(error.status_code, code, str(error.detail), hint, headers=error.headers or {}),
     )
 
 
-async def _unexpected(_request: Request, error: Exception) -> JSONResponse:
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     _log.error("request.failed", error=type(error).__name__)
-    return JSONResponse(
-        body("internal", "Something went wrong inside Hutch.", "The log of the service says what."),
-        status_code=500,
-    )
+    message = "Something went wrong inside Hutch."
+    return refused(request, Refusal(500, "internal", message, "The log of the service says what."))

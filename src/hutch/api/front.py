@@ -21,9 +21,11 @@ import aiohttp
 from starlette.types import Message, Receive, Scope, Send
 
 from hutch.accounts.sources import CLIENT, Sources
+from hutch.api.compat.dialects import error_frame, speaks_another
 from hutch.api.errors import body as error_body
 from hutch.api.front_websocket import WebSocketRelay
 from hutch.api.limits import most, too_large
+from hutch.api.refusal import Refusal
 from hutch.store.seat import Leader, Seat
 
 # To a leader: this comes from a front, so do not pass it on. From one: it leads no more.
@@ -39,8 +41,15 @@ _HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
     | {b"proxy-connection", b"host", b"content-length", FORWARDED}
 )
+_NEW_RUNS: Final = frozenset({"/v1/runs", "/v1/chat/completions", "/v1/responses", "/v1/messages"})
 _RUN: Final = re.compile(r"/v1/runs/([A-Za-z0-9_]+)/events")
 
+_CUT: Final = Refusal(
+    503,
+    "unavailable",
+    "The process that served this stream died; the run goes on without it.",
+    "GET /v1/runs shows how it ended.",
+)
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -57,7 +66,11 @@ class _Request:
 
     @property
     def is_new_run(self) -> bool:
-        return self.method == "POST" and self.path.partition("?")[0] == "/v1/runs"
+        return self.method == "POST" and self.endpoint in _NEW_RUNS
+
+    @property
+    def endpoint(self) -> str:
+        return self.path.partition("?")[0]
 
     @property
     def after(self) -> str:
@@ -103,7 +116,8 @@ class Front:
         limit = most(scope["method"], scope["path"])
         request = await _read(scope, receive, limit)
         if request is None:
-            return await _refuse(send, 413, "request_too_large", too_large(limit))
+            code, message = "request_too_large", too_large(limit)
+            return await _refuse(send, 413, code, message, endpoint=scope["path"])
         answering = asyncio.ensure_future(self._answer(request, send))
         gone = asyncio.ensure_future(_until_disconnected(receive))
         try:
@@ -131,13 +145,13 @@ class Front:
                 if not request.repeatable:
                     return await _unavailable(
                         send,
+                        request.endpoint,
                         "The process that had this request died; whether it was done is not known.",
                         "Look at what is there before you repeat it.",
                     )
             if _now() > until:
-                return await _unavailable(
-                    send, "No process of this service leads at the moment.", "Try again."
-                )
+                message = "No process of this service leads at the moment."
+                return await _unavailable(send, request.endpoint, message, "Try again.")
             await self._seat.changed(_PAUSE_S)
 
     async def _pass_on(self, leader: Leader, request: _Request, send: Send) -> None:
@@ -155,6 +169,10 @@ class Front:
                 last=request.header(b"last-event-id") or request.after,
             )
             await stream.pass_on(answer, send)
+        if speaks_another(request.endpoint):  # which cannot be gone on with in the middle
+            if stream.broken:
+                await _send_part(send, error_frame(request.endpoint, _CUT))
+            stream.finished = True
         while not stream.finished:
             if not await self._go_on(stream, request, send):
                 break
@@ -218,6 +236,7 @@ class _Events:
         self.run_id = run_id
         self.last = last
         self.finished = False
+        self.broken = False
 
     async def pass_on(self, answer: aiohttp.ClientResponse, send: Send) -> None:
         """Whole events only, until the stream ends in whatever way."""
@@ -233,7 +252,7 @@ class _Events:
                 if len(pending) > _FRAME_MAX:
                     return
         except (aiohttp.ClientError, OSError):
-            return
+            self.broken = True
 
     def _note(self, frame: bytes) -> None:
         for line in frame.split(b"\n"):
@@ -302,8 +321,9 @@ async def _send_part(send: Send, part: bytes) -> None:
     await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
-async def _unavailable(send: Send, message: str, hint: str) -> None:
-    await _refuse(send, 503, "unavailable", message, hint=hint, headers=[(b"retry-after", b"1")])
+async def _unavailable(send: Send, endpoint: str, message: str, hint: str) -> None:
+    retry = [(b"retry-after", b"1")]
+    await _refuse(send, 503, "unavailable", message, hint=hint, headers=retry, endpoint=endpoint)
 
 
 async def refuse_as_not_leading(send: Send) -> None:
@@ -320,8 +340,9 @@ async def _refuse(
     *,
     hint: str = "",
     headers: Headers | None = None,
+    endpoint: str = "",
 ) -> None:
-    content = json.dumps(error_body(code, message, hint)).encode()
+    content = json.dumps(error_body(code, message, hint, status=status, path=endpoint)).encode()
     kind = (b"content-type", b"application/json")
     await send(_start(status, [kind, _length(content), *(headers or [])]))
     await send({"type": "http.response.body", "body": content})

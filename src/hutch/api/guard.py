@@ -41,7 +41,7 @@ def guarded(app: ASGIApp, sources: Sources, origins: Sequence[str] = ()) -> ASGI
             app,
             allow_origins=list(origins),
             allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=[*_ASKED, "x-hutch-user"],
+            allow_headers=[*_ASKED, "x-hutch-user", "x-hutch-session"],
             expose_headers=list(_TOLD),
             max_age=_PREFLIGHT_S,
         )

@@ -17,6 +17,9 @@ RUN_MAX_BYTES: Final = 6 * PROMPT_MAX_BYTES + 64 * KIB
 BODY_MAX_BYTES: Final = 256 * KIB
 _LARGER: Final = {
     ("POST", "/v1/runs"): RUN_MAX_BYTES,
+    ("POST", "/v1/chat/completions"): RUN_MAX_BYTES,
+    ("POST", "/v1/responses"): RUN_MAX_BYTES,
+    ("POST", "/v1/messages"): RUN_MAX_BYTES,
     ("POST", "/v1/admin/exits/import"): 8 * MIB,  # two million characters
 }
 # Up to here a body that is too large is read and dropped, so that its sender sees the answer;
@@ -44,7 +47,7 @@ class BodyLimit:
         limit = most(scope["method"], scope["path"])
         declared = _declared(scope)
         if declared > limit:
-            await _refuse(send, limit, close=declared > _DROPPED_MAX)
+            await _refuse(send, scope["path"], limit, close=declared > _DROPPED_MAX)
             return
         received = 0
 
@@ -68,10 +71,10 @@ def _declared(scope: Scope) -> int:
     return 0
 
 
-async def _refuse(send: Send, limit: int, *, close: bool) -> None:
-    content = json.dumps(
-        body("request_too_large", too_large(limit), "A prompt has at most 1 MB of UTF-8.")
-    ).encode()
+async def _refuse(send: Send, path: str, limit: int, *, close: bool) -> None:
+    hint = "A prompt has at most 1 MB of UTF-8."
+    told = body("request_too_large", too_large(limit), hint, status=413, path=path)
+    content = json.dumps(told).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(content)).encode()),

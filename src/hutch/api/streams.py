@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Final
 
 from fastapi.responses import Response, StreamingResponse
@@ -43,22 +44,29 @@ def event_page(page: tuple[list[LogEntry], bool], *, after: int) -> Response:
     return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
 
 
-async def _encode(entries: AsyncIterator[LogEntry]) -> AsyncIterator[bytes]:
+async def beating(entries: AsyncIterator[LogEntry]) -> AsyncGenerator[LogEntry | None]:
+    """With None whenever there was nothing for so long that a heartbeat is due."""
     step: asyncio.Task[LogEntry | None] | None = None
     try:
         while True:
             step = step or asyncio.ensure_future(_next(entries))
             done, _ = await asyncio.wait({step}, timeout=HEARTBEAT_S)
             if not done:
-                yield b": heartbeat\n\n"
+                yield None
                 continue
             entry, step = step.result(), None
             if entry is None:
                 return
-            yield _sse(entry)
+            yield entry
     finally:
         if step is not None:
             step.cancel()
+
+
+async def _encode(entries: AsyncIterator[LogEntry]) -> AsyncIterator[bytes]:
+    async with aclosing(beating(entries)) as beats:
+        async for entry in beats:
+            yield b": heartbeat\n\n" if entry is None else _sse(entry)
 
 
 async def _next(entries: AsyncIterator[LogEntry]) -> LogEntry | None:

@@ -58,9 +58,13 @@ class NewRun:
     session_id: str | None = None
     timeout_s: float | None = None
     idempotency_key: str | None = None
+    begins: bool = False  # session_id is of a session that this run begins
+    asked: str | None = None  # what the caller sent, where prompt and session were made of it
 
     def hash(self) -> str:
         """The same for the same request, to tell a repeat from a reused key."""
+        if self.asked is not None:
+            return hashlib.sha256(self.asked.encode()).hexdigest()
         parts = [self.provider, self.prompt, self.model, self.session_id, self.timeout_s]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -117,7 +121,7 @@ class Runs:
     async def submit(self, user_id: str, new: NewRun) -> Run:
         """Accept a run. Raises ``InvalidRequest``, ``PromptTooLarge``, ``NotFound`` (session),
         ``AgreementRequired``, ``CredentialMissing``, ``NeedsLogin``, ``IdempotencyMismatch``,
-        ``QueueFull``.
+        ``SessionBusy``, ``QueueFull``.
         """
         _check_prompt(new.prompt)
         timeout_s = new.timeout_s or self._timeout_s
@@ -126,10 +130,9 @@ class Runs:
                 f"timeout_s is above 0 and at most {self._timeout_max_s:.0f}.",
                 hint="Leave it out for the default.",
             )
-        if new.idempotency_key is not None:
-            known = await self._repeat(user_id, new)
-            if known is not None:
-                return known
+        known = await self.repeated(user_id, new)
+        if known is not None:
+            return known
         now = self._clock.now()
         session, fresh = await self._session_for(user_id, new, now)
         await self._agreements.require(user_id)
@@ -166,12 +169,27 @@ class Runs:
             if not isinstance(error, IntegrityError):
                 raise
             # A twin with the same key was first, or the session was deleted.
-            known = await self._repeat(user_id, new)
+            known = await self.repeated(user_id, new)
             if known is not None:
                 return known
+            if new.begins:
+                raise SessionBusy(
+                    "Another request has begun this session at the same moment.", hint="Repeat it."
+                ) from None
             raise _no_session() from None
         self._start(dispatch, self._queue.join(dispatch, limits))
         return run
+
+    async def repeated(self, user_id: str, new: NewRun) -> Run | None:
+        """The run that this asks for again. Raises ``IdempotencyMismatch``."""
+        key = new.idempotency_key
+        known = await self._rows.by_idempotency_key(user_id, key) if key is not None else None
+        if known is not None and known.request_hash != new.hash():
+            raise IdempotencyMismatch(
+                "This Idempotency-Key belongs to an earlier request that was different.",
+                hint="Use a new key for a new request; repeat a request unchanged.",
+            )
+        return known
 
     async def get(self, user_id: str, run_id: str) -> Run:
         """Raises ``NotFound``, also for a run of somebody else."""
@@ -284,19 +302,10 @@ class Runs:
         for entry in await self._rows.events(run_id, after=after):
             yield entry
 
-    async def _repeat(self, user_id: str, new: NewRun) -> Run | None:
-        key = new.idempotency_key
-        known = await self._rows.by_idempotency_key(user_id, key) if key is not None else None
-        if known is not None and known.request_hash != new.hash():
-            raise IdempotencyMismatch(
-                "This Idempotency-Key belongs to an earlier request that was different.",
-                hint="Use a new key for a new request; repeat a request unchanged.",
-            )
-        return known
-
     async def _session_for(self, user_id: str, new: NewRun, now: float) -> tuple[Session, bool]:
-        if new.session_id is None:
-            return Session(new_id("ses"), user_id, new.provider, None, None, now, now), True
+        if new.session_id is None or new.begins:
+            session_id = new.session_id or new_id("ses")
+            return Session(session_id, user_id, new.provider, None, None, now, now), True
         session = await self.session(user_id, new.session_id)
         if session.provider != new.provider:
             raise InvalidRequest(
