@@ -359,7 +359,11 @@ def firewall_tables(instance: str) -> str:
     nft = shutil.which("nft", path="/usr/sbin:/sbin")
     if nft is None or os.geteuid() != 0:
         return ""
-    said = subprocess.run([nft, "list", "tables"], capture_output=True, text=True, check=True)
+    for _ in range(5):  # it sometimes crashes while another program changes the tables
+        said = subprocess.run([nft, "list", "tables"], capture_output=True, text=True, check=False)
+        if said.returncode == 0:
+            break
+    assert said.returncode == 0, said.stderr
     return "".join(
         f"{line}\n" for line in said.stdout.splitlines() if line.endswith(f" hutch-{instance}")
     )
