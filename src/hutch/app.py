@@ -20,6 +20,8 @@ from hutch.accounts.service import Accounts
 from hutch.accounts.sources import Sources
 from hutch.accounts.tickets import Tickets
 from hutch.accounts.tiers import Limits
+from hutch.audit.models import Entry
+from hutch.audit.service import SUM_EVERY_S, AuditLog
 from hutch.backends.base import RUNTIME_PORT, Backend, Capabilities
 from hutch.backends.limits import resources_of
 from hutch.backends.open import open_backend
@@ -119,6 +121,7 @@ class Hutch:
     database: Database
     accounts: Accounts
     failed_keys: FailedKeys
+    audit: AuditLog
     sources: Sources
     agreements: Agreements
     allowed_hosts: AllowedHosts
@@ -201,7 +204,7 @@ async def running(
 
         host_address, capabilities = await _prepared(backend)
 
-        accounts = await stack.enter_async_context(_accounts(database, clock, settings.secret))
+        audit, accounts = await stack.enter_async_context(_accounts(settings, database, clock))
         data_keys = DataKeys(database, clock, await _key_provider(settings))
         await data_keys.check()
         texts = await asyncio.to_thread(
@@ -390,6 +393,7 @@ async def running(
                 Task("idle", idle_watch.LOOK_EVERY_S, idle.run),
                 Task("retention", snapshot_retention.LOOK_EVERY_S, retention.run),
                 Task("logins", login_sync.LOOK_EVERY_S, LoginSync(logins, sandboxes).run),
+                Task("audit", SUM_EVERY_S, audit.run),
                 Task("keys", NOTE_KEYS_EVERY_S, accounts.note_uses),
                 Task("webhooks", webhook_delivery.LOOK_EVERY_S, webhook_task.run),
                 *([Task("attacks", wall_attacks.LOOK_EVERY_S, attacks.run)] if attacks else []),
@@ -422,6 +426,7 @@ async def running(
             database=database,
             accounts=accounts,
             failed_keys=FailedKeys(clock),
+            audit=audit,
             sources=Sources(settings.trusted_proxies, settings.secret),
             agreements=agreements,
             allowed_hosts=allowed_hosts,
@@ -485,14 +490,20 @@ async def _attacks(
 
 
 @contextlib.asynccontextmanager
-async def _accounts(database: Database, clock: Clock, secret: bytes) -> AsyncIterator[Accounts]:
-    accounts = Accounts(database, clock, secret)
-    await accounts.load_keys()
+async def _accounts(
+    settings: Settings, database: Database, clock: Clock
+) -> AsyncIterator[tuple[AuditLog, Accounts]]:
+    audit = AuditLog(database, clock, settings.secret, settings.audit_anchor_file)
+    await audit.open()
+    audit.note(Entry("service.started"))
+    accounts = Accounts(database, clock, settings.secret)
     try:
-        yield accounts
+        await accounts.load_keys()
+        yield audit, accounts
     finally:
         with contextlib.suppress(Unavailable):  # a note is not worth a failure
             await accounts.note_uses()
+        await audit.close()
 
 
 @contextlib.asynccontextmanager

@@ -231,6 +231,11 @@ class Settings(BaseSettings):
         return self.data_dir / "admin-key"
 
     @property
+    def audit_anchor_file(self) -> Path:
+        """How far the audit log goes, signed; mode 0600."""
+        return self.data_dir / "audit-anchor"
+
+    @property
     def master_keys_file(self) -> Path:
         """What opens every stored credential, made at the first start; mode 0600."""
         return self.data_dir / "master-keys"

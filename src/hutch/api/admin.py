@@ -4,8 +4,10 @@ from dataclasses import asdict
 
 from fastapi import APIRouter, Depends
 
+from hutch.api.auditing import about
 from hutch.api.caller import HutchDep, KeyDep, admin
 from hutch.api.container import answer
+from hutch.api.keys import made
 from hutch.api.shapes import (
     ContainerPage,
     DeletionAnswer,
@@ -31,6 +33,7 @@ router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(adm
 async def create_user(asked: UserRequest, hutch: HutchDep, key: KeyDep) -> UserWithKey:
     user = await hutch.accounts.create_user(asked.name, asked.tier)
     new = await hutch.accounts.create_key("user", user.id, by=key)
+    about(user_id=user.id, key_id=new.key.id)
     return UserWithKey(**UserAnswer.model_validate(user).model_dump(), key=new.text)
 
 
@@ -47,13 +50,13 @@ async def create_user_key(
     """One more key for the user; the others stay valid."""
     user = await hutch.accounts.user(user_id)
     options = asked.model_dump() if asked else {}
-    return KeyAnswer.of(await hutch.accounts.create_key("user", user.id, **options, by=key))
+    return made(await hutch.accounts.create_key("user", user.id, **options, by=key))
 
 
 @router.post("/service-keys", status_code=201)
 async def create_service_key(hutch: HutchDep, key: KeyDep) -> KeyAnswer:
     """A key that acts for any user, named in `X-Hutch-User`."""
-    return KeyAnswer.of(await hutch.accounts.create_key("service", by=key))
+    return made(await hutch.accounts.create_key("service", by=key))
 
 
 @router.delete("/users/{user_id}")

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from hutch.api import (
     admin,
     agreements,
+    audit,
     container,
     credentials,
     errors,
@@ -27,6 +28,7 @@ from hutch.api import (
     webhooks,
     websockets,
 )
+from hutch.api.auditing import Audited
 from hutch.api.compat import chat, models
 from hutch.api.limits import BodyLimit
 from hutch.app import Hutch
@@ -51,6 +53,7 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
     )
     errors.install(app)
     page.install(app)
+    app.add_middleware(Audited)
     app.add_middleware(BodyLimit)
     for part in (
         runs,
@@ -66,6 +69,7 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
         network,
         keys,
         admin,
+        audit,
         scaling,
         images,
         health,

@@ -8,9 +8,11 @@ from typing import Annotated, Final
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from hutch.accounts.models import ApiKey
 from hutch.app import Hutch
+from hutch.audit.models import Entry
 from hutch.errors import Forbidden, InvalidRequest, KeyExpired, ReadOnlyKey, Unauthorized
 
 _READING: Final = frozenset({"GET", "HEAD"})  # no endpoint of these changes anything
@@ -33,9 +35,12 @@ class Caller:
 
 def source_of(connection: HTTPConnection) -> str:
     """The address that the request came from."""
-    peer = connection.client.host if connection.client is not None else None
-    hutch: Hutch = connection.app.state.hutch
-    return hutch.sources.of(peer, connection.scope["headers"])
+    return source_in(connection.app.state.hutch, connection.scope)
+
+
+def source_in(hutch: Hutch, scope: Scope) -> str:
+    peer = scope["client"][0] if scope.get("client") else None
+    return hutch.sources.of(peer, scope["headers"])
 
 
 async def known(hutch: Hutch, text: str, connection: HTTPConnection) -> ApiKey:
@@ -47,7 +52,11 @@ async def known(hutch: Hutch, text: str, connection: HTTPConnection) -> ApiKey:
     except KeyExpired:
         raise
     except Unauthorized:
-        hutch.failed_keys.note(source_of(connection))
+        source = source_of(connection)
+        hutch.audit.count(
+            Entry("authentication", "unauthorized", "nobody", source=source)  # summed up
+        )
+        hutch.failed_keys.note(source)
         raise
 
 
@@ -67,6 +76,7 @@ async def admitted(request: Request, text: str | None) -> ApiKey:
             "This needs an API key.", hint="Send the header `Authorization: Bearer hutch_…`."
         )
     key = await known(hutch_of(request), text, request)
+    request.state.key = key  # for the audit log
     if key.read_only and request.method not in _READING and request.url.path not in _READING_BY:
         raise ReadOnlyKey(
             "This key may only read.", hint="Use a key that was not made with `read_only`."
@@ -81,7 +91,9 @@ async def caller(
         str | None, Header(description="With a service or admin key: the user's id.")
     ] = None,
 ) -> Caller:
-    return await acting_for(hutch_of(request), key, x_hutch_user)
+    acting = await acting_for(hutch_of(request), key, x_hutch_user)
+    request.state.user_id = acting.user_id  # for the audit log
+    return acting
 
 
 async def acting_for(hutch: Hutch, key: ApiKey, x_hutch_user: str | None) -> Caller:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from hutch.api.auditing import about
 from hutch.api.caller import CallerDep, HutchDep
 from hutch.api.patience import soon
 from hutch.api.shapes import ContainerAgent, ContainerAnswer, ContainerSnapshot, ContainerStats
@@ -63,4 +64,6 @@ async def delete_container(hutch: HutchDep, caller: CallerDep) -> ContainerAnswe
     """End the container with everything in it, and delete what is stored of it. Runs end as
     `sandbox_lost`, sessions are lost.
     """
-    return ContainerAnswer.model_validate(await hutch.sandboxes.destroy(caller.user_id))
+    destroyed = await hutch.sandboxes.destroy(caller.user_id)
+    about(container_id=destroyed.id)
+    return ContainerAnswer.model_validate(destroyed)

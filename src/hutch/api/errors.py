@@ -68,6 +68,7 @@ def install(app: FastAPI) -> None:
 
 async def _hutch(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.HutchError)  # noqa: S101  registered for nothing else
+    request.state.code = error.code  # for the audit log
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     if isinstance(error, errors.QueueFull | errors.TooManyFailures):

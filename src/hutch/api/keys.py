@@ -6,6 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from hutch.accounts.models import NewKey
+from hutch.api.auditing import about
 from hutch.api.caller import CallerDep, HutchDep, KeyDep, admin
 from hutch.api.shapes import (
     InstallationKeyRequest,
@@ -18,6 +20,12 @@ from hutch.api.shapes import (
 
 router = APIRouter(prefix="/v1", tags=["keys"])
 _admin = [Depends(admin)]
+
+
+def made(new: NewKey) -> KeyAnswer:
+    """The answer to whoever asked for it, and for the audit log which it is."""
+    about(new_key_id=new.key.id)
+    return KeyAnswer.of(new)
 
 
 @router.get("/keys")
@@ -33,7 +41,7 @@ async def create_key(hutch: HutchDep, caller: CallerDep, asked: KeyRequest) -> K
     new = await hutch.accounts.create_key(
         "user", caller.user_id, **asked.model_dump(), by=caller.key
     )
-    return KeyAnswer.of(new)
+    return made(new)
 
 
 @router.post("/keys/{key_id}/rotate", status_code=201)
@@ -44,7 +52,7 @@ async def rotate_key(
     new = await hutch.accounts.rotate_key(
         key_id, **asked.model_dump(), by=caller.key, user_id=caller.user_id
     )
-    return KeyAnswer.of(new)
+    return made(new)
 
 
 @router.delete("/keys/{key_id}", status_code=204)
@@ -71,14 +79,14 @@ async def create_installation_key(
     hutch: HutchDep, key: KeyDep, asked: InstallationKeyRequest
 ) -> KeyAnswer:
     """A service key, or another admin key; a read-only one for a dashboard or an auditor."""
-    return KeyAnswer.of(await hutch.accounts.create_key(**asked.model_dump(), by=key))
+    return made(await hutch.accounts.create_key(**asked.model_dump(), by=key))
 
 
 @router.post("/admin/keys/{key_id}/rotate", status_code=201, dependencies=_admin)
 async def rotate_any_key(
     key_id: str, hutch: HutchDep, key: KeyDep, asked: RotateRequest
 ) -> KeyAnswer:
-    return KeyAnswer.of(await hutch.accounts.rotate_key(key_id, **asked.model_dump(), by=key))
+    return made(await hutch.accounts.rotate_key(key_id, **asked.model_dump(), by=key))
 
 
 @router.delete("/admin/keys/{key_id}", status_code=204, dependencies=_admin)

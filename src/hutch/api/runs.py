@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from hutch.api.auditing import about
 from hutch.api.caller import CallerDep, HutchDep
 from hutch.api.shapes import WAIT_MAX_S, RunAnswer, RunPage, RunRequest, RunWithPrompt
 from hutch.api.streams import event_page, event_stream
@@ -40,6 +41,7 @@ async def create_run(
             idempotency_key=idempotency_key,
         ),
     )
+    about(run_id=run.id, provider=run.provider)
     if asked.stream:
         entries = await hutch.runs.events(caller.user_id, run.id)
         return event_stream(

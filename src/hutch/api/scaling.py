@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
+from hutch.api.auditing import about
 from hutch.api.caller import HutchDep, admin
 from hutch.api.shapes import Asked, Shape, TaskAnswer, TaskPage, Time
 from hutch.app import Hutch
@@ -138,6 +139,7 @@ async def release_container(container_id: str, hutch: HutchDep) -> ReleaseAnswer
     """
     for sandbox in await hutch.sandboxes.all():
         if sandbox.id == container_id:
+            about(user_id=sandbox.user_id)
             if sandbox.user_id is not None:
                 await hutch.sandboxes.destroy(sandbox.user_id)
             return ReleaseAnswer(id=container_id, kept=sandbox.user_id is None)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hutch.cli import exits, keys, pool
+from hutch.cli import audit, exits, keys, pool
 from hutch.cli.profile import admin_client
 from hutch.cli.tables import table
 from hutch.config import Settings
@@ -18,6 +18,7 @@ app.add_typer(users, name="users")
 app.add_typer(exits.app, name="exits")
 app.add_typer(pool.app, name="pool")
 app.add_typer(keys.admin, name="keys")
+app.add_typer(audit.app, name="audit")
 for command in (pool.health, pool.maintain, pool.assign, pool.release):
     app.command()(command)
 vault = typer.Typer(no_args_is_help=True, help="Manage the vault's keys.")

@@ -22,6 +22,7 @@ from hutch.api.heads import BoundedHeads
 from hutch.api.reception import Reception
 from hutch.api.websockets import MESSAGE_MAX_BYTES, PING_EVERY_S, PING_WITHIN_S
 from hutch.app import Hutch, Leading, running
+from hutch.audit.models import Entry
 from hutch.cli.profile import write_private
 from hutch.cli.tls import LOOK_EVERY_S, Certificate
 from hutch.clock import SystemClock
@@ -170,4 +171,6 @@ async def _ensure_admin_key(hutch: Hutch) -> None:
     path = hutch.settings.admin_key_file
     if not await asyncio.to_thread(path.exists):
         new = await hutch.accounts.create_key("admin")
+        target = (("key", new.key.id),)
+        await hutch.audit.record(Entry("service.admin_key_made", target=target))
         await asyncio.to_thread(write_private, path, new.text + "\n")

@@ -317,6 +317,16 @@ run_events: Final = Table(
     Column("data", JSON, nullable=False),
 )
 
+# Only ever appended to; each line is sealed together with the one before (``hutch.audit.chain``).
+# No foreign keys: a line outlives what it tells of.
+audit_log: Final = Table(
+    "audit_log",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("line", Text, nullable=False),
+    Column("seal", LargeBinary(32), nullable=False),
+)
+
 # One row: who leads, of several processes on one PostgreSQL. Whoever does holds an advisory lock.
 leadership: Final = Table(
     "leadership",

@@ -1,0 +1,1 @@
+"""Who did what to whom, from where and when: a log that shows it when it was changed or cut."""
