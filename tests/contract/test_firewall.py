@@ -411,3 +411,11 @@ async def test_doctor_tries_it_from_inside(two: Two) -> None:
         finding = await firewall.check(settings)
         assert (finding.ok, said in finding.detail) == (False, True), finding
         assert (await two.bench.backend.keep_firewall()).restored
+
+
+def test_sets_are_declared_as_every_nft_can_read_them() -> None:
+    """Several versions may meet on a machine; by `type`, what 1.1 made crashes 1.0.6."""
+    lines = [line.strip() for line in ruleset.load(HOST, []).splitlines()]
+    declared = [lines[n + 1] for n, line in enumerate(lines) if line.startswith("set ")]
+    assert len(declared) == 2
+    assert all(line.startswith("typeof ") for line in declared)

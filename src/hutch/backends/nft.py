@@ -18,7 +18,6 @@ Family: TypeAlias = Literal["inet", "bridge"]
 
 _LIMIT_S: Final = 10  # it takes milliseconds; the kernel's own lock may be held by another firewall
 _PATH: Final = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
-_CRASHES: Final = 5  # in a row: 1.0.6 sometimes does while another program changes the tables
 _WORDS: Final = 300  # characters of its own that are passed on
 # Not what a table is, but what happened to it.
 _CHANGES: Final = frozenset({"handle", "packets", "bytes"})
@@ -77,28 +76,9 @@ async def _run(*arguments: str, stdin: str = "") -> str:
             "The program `nft` is not on this machine.",
             hint="`make setup`, as root, installs it (the package nftables).",
         )
-    done = await _ended(program, arguments, stdin)
-    for _ in range(_CRASHES):
-        if done.returncode >= 0:
-            break
-        done = await _ended(program, arguments, stdin)
-    if done.returncode != 0:
-        words = " ".join(done.stderr.split())[:_WORDS]
-        if "Operation not permitted" in words or "must be root" in words:
-            raise BackendError(
-                "This process may not change the host's packet filter.",
-                hint="It takes root, or the capability CAP_NET_ADMIN.",
-            )
-        raise BackendError(f"The host's packet filter refused: {words}")
-    return done.stdout
-
-
-async def _ended(
-    program: str, arguments: tuple[str, ...], stdin: str
-) -> subprocess.CompletedProcess[str]:
     try:
         # In a thread: a loop of uvloop's breaks when a program ends before it has read its input.
-        return await asyncio.to_thread(
+        done = await asyncio.to_thread(
             subprocess.run,
             [program, *arguments],
             input=stdin,
@@ -111,3 +91,17 @@ async def _ended(
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendError(f"`nft` did not run: {type(error).__name__}.") from error
+    if done.returncode < 0:
+        raise BackendError(
+            f"`nft` crashed (signal {-done.returncode}).",
+            hint="Versions before 1.1 do where a newer one, as in a container, made a table.",
+        )
+    if done.returncode != 0:
+        words = " ".join(done.stderr.split())[:_WORDS]
+        if "Operation not permitted" in words or "must be root" in words:
+            raise BackendError(
+                "This process may not change the host's packet filter.",
+                hint="It takes root, or the capability CAP_NET_ADMIN.",
+            )
+        raise BackendError(f"The host's packet filter refused: {words}")
+    return done.stdout

@@ -134,6 +134,8 @@ def _cables(bridge: Bridge, places: Collection[Place]) -> str:
 
     Kernels without NFT_BRIDGE_META cannot match the bridge by name, so ports are known by a set,
     and others by our addresses; `veth*` keeps away from bridges with a machine's own ports.
+
+    Sets by `typeof`: at one that nft 1.1 has made by `type`, nft 1.0.6 crashes at whatever it does.
     """
     bound = ", ".join(place.element for place in places)
     ports = ", ".join(f'"{place.port}"' for place in places)
@@ -144,11 +146,11 @@ def _cables(bridge: Bridge, places: Collection[Place]) -> str:
     return f"""\
 table bridge {bridge.name} {{
 	set {PORTS} {{
-		type ifname
+		typeof iifname
 		{f"elements = {{ {ports} }}" if ports else ""}
 	}}
 	set {BOUND} {{
-		type ifname . ether_addr . ipv4_addr
+		typeof iifname . ether saddr . ip saddr
 		{f"elements = {{ {bound} }}" if bound else ""}
 	}}
 	chain from_cable {{
