@@ -43,7 +43,7 @@ bench: setup squid  ## compare with the bare CLIs, the gateway with Squid, and t
 	@$(RUN)/python -m bench.rest
 	@$(RUN)/python -m bench.hundred
 
-chaos: setup  ## kill everything 200 times under load, and audit (CHAOS="--seed 7 --kills 20"); 20 minutes
+chaos: setup  ## kill everything 200 times under load, and audit (CHAOS="--database postgresql"); 20 minutes
 	@$(RUN)/python -m chaos $(CHAOS)
 
 .venv/done: pyproject.toml uv.lock

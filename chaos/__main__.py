@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=8)
     parser.add_argument("--mean-s", type=float, default=4.0, help="seconds between kills")
     parser.add_argument("--minutes", type=float, default=60, help="end the schedule by then")
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--machines-engine", action="store_true", help="never kill the engine")
     parser.add_argument("--evidence", type=Path, help="keep all that was seen, in this file")
     arguments = parser.parse_args()
@@ -49,6 +50,7 @@ def main() -> int:
         mean_s=arguments.mean_s,
         minutes=arguments.minutes,
         image=image,
+        database=arguments.database,
     )
     with tempfile.TemporaryDirectory(prefix="hutch-chaos-") as folder:
         if arguments.machines_engine:

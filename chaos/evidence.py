@@ -4,10 +4,42 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from sqlalchemy import create_engine, select
+
+from hutch.store.open import parse
+from hutch.store.tables import run_events, runs, sandboxes
+
+_RUNS: Final = select(
+    runs.c.id,
+    runs.c.user_id,
+    runs.c.session_id,
+    runs.c.incarnation,
+    runs.c.provider,
+    runs.c.prompt,
+    runs.c.state,
+    runs.c.error_code,
+    runs.c.error_message,
+    runs.c.idempotency_key,
+    runs.c.created_at,
+    runs.c.started_at,
+    runs.c.finished_at,
+)
+_EVENTS: Final = select(run_events.c.run_id, run_events.c.seq, run_events.c.type).order_by(
+    run_events.c.run_id, run_events.c.seq
+)
+_SANDBOXES: Final = select(
+    sandboxes.c.id,
+    sandboxes.c.user_id,
+    sandboxes.c.incarnation,
+    sandboxes.c.desired,
+    sandboxes.c.observed,
+    sandboxes.c.reason,
+    sandboxes.c.handle,
+)
 
 MARK: Final = re.compile(r"mark-[0-9a-z-]+")
 
@@ -71,24 +103,19 @@ class Evidence:
         return json.dumps(asdict(self))
 
 
-def read_database(path: Path) -> dict[str, Any]:
+def read_database(url: str) -> dict[str, Any]:
     """Rows of runs (without text), events (numbers and types) and sandboxes."""
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
-        database.row_factory = sqlite3.Row
-        runs = database.execute(
-            "SELECT id, user_id, session_id, incarnation, provider, prompt, state, error_code,"
-            " error_message, idempotency_key, created_at, started_at, finished_at FROM runs"
-        )
-        rows = [{**dict(row), "prompt": row["prompt"].decode()} for row in runs]
-        events: dict[str, list[tuple[int, str]]] = {}
-        for run_id, seq, kind in database.execute(
-            "SELECT run_id, seq, type FROM run_events ORDER BY run_id, seq"
-        ):
-            events.setdefault(run_id, []).append((seq, kind))
-        sandboxes = database.execute(
-            "SELECT id, user_id, incarnation, desired, observed, reason, handle FROM sandboxes"
-        )
-        return {"runs": rows, "events": events, "sandboxes": [dict(row) for row in sandboxes]}
+    engine = create_engine(parse(url))
+    try:
+        with engine.connect() as database:
+            runs = [dict(row) for row in database.execute(_RUNS).mappings()]
+            sandboxes = [dict(row) for row in database.execute(_SANDBOXES).mappings()]
+            events: dict[str, list[tuple[int, str]]] = {}
+            for run_id, seq, kind in database.execute(_EVENTS):
+                events.setdefault(run_id, []).append((seq, kind))
+    finally:
+        engine.dispose()
+    return {"runs": runs, "events": events, "sandboxes": sandboxes}
 
 
 def read_model_log(path: Path) -> list[ModelRequest]:

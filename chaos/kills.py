@@ -7,15 +7,19 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import psycopg
+
 from chaos.evidence import Kill, sandbox_processes
 from chaos.own_engine import OwnEngine
 from hutch.backends.base import LABEL_INSTANCE
+from hutch.store.open import parse
 from tests.integration.driving import AGENTS, KILL
+from tests.postgres import Server
 from tests.service import Part, Service, docker
 
 # How often each is drawn. A container costs its user seconds, so it comes less often.
@@ -32,8 +36,11 @@ WEIGHTS: Final[dict[str, int]] = {
     "api_and_container": 2,  # the container ends while nobody looks
     "engine": 2,
     "engine_stalled": 1,
+    "database_connections": 3,  # all that the service has
+    "database_crash": 1,  # PostgreSQL recovers from its log, and refuses connections meanwhile
 }
-# PostgreSQL's connection and leader get their place here once they exist.
+ENGINES: Final[frozenset[str]] = frozenset({"engine", "engine_stalled"})
+DATABASES: Final[frozenset[str]] = frozenset({"database_connections", "database_crash"})
 PROCESSES: Final[frozenset[str]] = frozenset({"api", "gateway", "model"})
 _DEAD_S: Final = 3.0  # the longest that a process stays dead
 _STALL_S: Final = 8.0
@@ -48,10 +55,10 @@ class Planned:
     pick: float  # 0 to 1: which of them
 
 
-def schedule(seed: int, kills: int, *, mean_s: float, engine: bool) -> Iterator[Planned]:
-    """The same for the same seed. ``engine``: it is our own, and may be killed too."""
+def schedule(seed: int, kills: int, *, mean_s: float, spared: Collection[str]) -> Iterator[Planned]:
+    """The same for the same seed. ``spared``: victims that are not our own to kill."""
     draw = random.Random(seed)  # noqa: S311  a schedule, not a secret
-    weights = {name: w for name, w in WEIGHTS.items() if engine or not name.startswith("engine")}
+    weights = {name: weight for name, weight in WEIGHTS.items() if name not in spared}
     for _ in range(kills):
         yield Planned(
             after_s=min(draw.expovariate(1 / mean_s), 4 * mean_s),
@@ -64,9 +71,10 @@ def schedule(seed: int, kills: int, *, mean_s: float, engine: bool) -> Iterator[
 class Killer:
     """Blocking; meant for a thread of its own."""
 
-    def __init__(self, service: Service, engine: OwnEngine | None) -> None:
+    def __init__(self, service: Service, engine: OwnEngine | None, server: Server | None) -> None:
         self._service = service
         self._engine = engine
+        self._server = server
         self.kills: list[Kill] = []
 
     def carry_out(self, planned: Planned) -> None:
@@ -103,6 +111,25 @@ class Killer:
                 self._note("engine_stalled")
                 with self._engine.stalled():
                     time.sleep(_STALL_S)
+
+            case "database_connections" | "database_crash" as kind:
+                self._database(kind)
+
+    def restart_ended(self) -> None:
+        """As a service manager does it: an API that starts while the engine is dead ends at once."""
+        for part in self._service.ended():
+            self._service.launch(part)
+
+    def _database(self, kind: str) -> None:
+        assert self._server is not None
+        name = parse(self._service.settings.database).database
+        ours = f"FROM pg_stat_activity WHERE datname = '{name}'"
+        self._note(kind)
+        with contextlib.suppress(psycopg.OperationalError):  # it recovers from the last kill still
+            if kind == "database_connections":
+                self._server.do(f"SELECT pg_terminate_backend(pid) {ours}")
+            elif found := self._server.do(f"SELECT pid {ours} LIMIT 1"):
+                self._server.kill_backend(found[0][0])
 
     def _process(self, part: Part, planned: Planned) -> None:
         self._service.kill(part)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import aiohttp
 
 from chaos.audit import KINDS, Finding, audit
 from chaos.evidence import Asked, Evidence, read_database, read_model_log, sandbox_processes
-from chaos.kills import Killer, schedule
+from chaos.kills import DATABASES, ENGINES, Killer, schedule
 from chaos.own_engine import SUBNET, OwnEngine
 from chaos.users import PATIENCE_S, SimulatedUser
 from hutch.backends.base import LABEL_INSTANCE
+from tests.postgres import Server, running_server
 from tests.service import Service, docker, running_service
 
 _SETTLE_S: Final = 60  # for what the last kill left to be found and mended
 _PUT_AWAY_S: Final = 60  # for all users, once they rest; those that take longer are woken earlier
 _POLL_S: Final = 0.5
+_UP_S: Final = 10  # longer than a start that fails takes, on a busy machine
 # So short that users who stop to think are frozen, and woken, and those who rest are put away.
 _REST: Final = {"FREEZE_AFTER_S": "2", "HIBERNATE_AFTER_S": "6"}
 
@@ -34,6 +37,7 @@ class Plan:
     mean_s: float  # between kills
     minutes: float  # then it is over, whatever is left of the schedule
     image: str
+    database: Literal["sqlite", "postgresql"] = "sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Outcome:
         found = Counter(finding.kind for finding in self.findings)
         return {
             "seed": self.plan.seed,
+            "database": self.plan.database,
             "users": self.plan.users,
             "seconds": round(self.seconds),
             "kills": len(self.evidence.kills),
@@ -69,19 +74,26 @@ def weather(plan: Plan, directory: Path, *, engine: OwnEngine | None, **settings
     """``settings`` as in ``running_service``. An engine that is given runs, and has the image."""
     ours = {"DOCKER_HOST": engine.host, "SUBNET": SUBNET} if engine else {}
     began = time.monotonic()
-    with running_service(
-        directory, ISOLATION="gvisor", IMAGE=plan.image, **_REST, **ours, **settings
-    ) as service:
-        asked, killer = asyncio.run(_storm(plan, service, engine))
+    with contextlib.ExitStack() as stack:
+        server = None
+        if plan.database == "postgresql":  # as one that matters is set up, since it is killed
+            server = stack.enter_context(running_server(fsync="on", full_page_writes="on"))
+            ours["DATABASE_URL"] = server.new_database()
+        service = stack.enter_context(
+            running_service(
+                directory, ISOLATION="gvisor", IMAGE=plan.image, **_REST, **ours, **settings
+            )
+        )
+        asked, killer = asyncio.run(_storm(plan, service, engine, server))
         evidence = _collect(service, asked, killer)
     return Outcome(plan, evidence, audit(evidence), time.monotonic() - began)
 
 
 async def _storm(
-    plan: Plan, service: Service, engine: OwnEngine | None
+    plan: Plan, service: Service, engine: OwnEngine | None, server: Server | None
 ) -> tuple[list[Asked], Killer]:
     made = [service.make_user() for _ in range(plan.users)]
-    killer = Killer(service, engine)
+    killer = Killer(service, engine, server)
     over = asyncio.Event()
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, trust_env=False) as http:
@@ -92,12 +104,18 @@ async def _storm(
         lives = [asyncio.create_task(user.live(over)) for user in users]
         try:
             until = time.monotonic() + plan.minutes * 60
-            planned = schedule(plan.seed, plan.kills, mean_s=plan.mean_s, engine=engine is not None)
+            spared = {
+                *(() if engine else ENGINES),
+                *(() if server else DATABASES),
+            }
+            planned = schedule(plan.seed, plan.kills, mean_s=plan.mean_s, spared=spared)
             for kill in planned:
                 if time.monotonic() > until:
                     break
                 await asyncio.sleep(kill.after_s)
                 await asyncio.to_thread(killer.carry_out, kill)
+                killer.restart_ended()
+            await asyncio.to_thread(_until_it_stays_up, killer)
         finally:
             over.set()
             await _within_patience(lives)
@@ -106,6 +124,13 @@ async def _storm(
         await asyncio.to_thread(_wait_until_put_away, service)
         await _check(users, fresh=False)
         return [one for user in users for one in user.asked], killer
+
+
+def _until_it_stays_up(killer: Killer) -> None:
+    until = time.monotonic() + _UP_S
+    while time.monotonic() < until:
+        killer.restart_ended()
+        time.sleep(_POLL_S)
 
 
 async def _check(users: list[SimulatedUser], *, fresh: bool) -> None:
@@ -133,7 +158,7 @@ def _collect(service: Service, asked: list[Asked], killer: Killer) -> Evidence:
     """Once nothing is on its way any more, or after a minute as it is."""
     until = time.monotonic() + _SETTLE_S
     while True:
-        stored = read_database(service.settings.data_dir / "hutch.db")
+        stored = read_database(service.settings.database)
         handles = {s["handle"] for s in stored["sandboxes"] if s["handle"]}
         evidence = Evidence(
             asked=asked,

@@ -148,7 +148,7 @@ class Service:
     environment: Mapping[str, str]
     address: str  # where sandboxes reach the gateway
     model_port: int
-    _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _running: dict[Part, subprocess.Popen[bytes]] = field(default_factory=dict)
     _clients: list[Client] = field(default_factory=list)
     _made: int = 0
 
@@ -213,6 +213,10 @@ class Service:
         process = self._running.pop(name)
         process.kill()
         process.wait(timeout=10)
+
+    def ended(self) -> list[Part]:
+        """What was started, and has ended by itself."""
+        return [name for name, process in self._running.items() if process.poll() is not None]
 
     def terminate(self, name: Part) -> None:
         """As a service manager does it."""

@@ -10,7 +10,7 @@ import pytest
 
 from chaos.audit import Kind, audit
 from chaos.evidence import Asked, Evidence, Kill, ModelRequest
-from chaos.kills import WEIGHTS, schedule
+from chaos.kills import ENGINES, WEIGHTS, schedule
 
 EVENTS = [(1, "run.started"), (2, "text.delta"), (3, "run.finished")]
 HANDLE = "a" * 64
@@ -161,9 +161,9 @@ def test_an_answer_that_was_on_its_way_when_the_gateway_died_may_be_asked_for_ag
 
 
 def test_a_seed_is_a_schedule() -> None:
-    first = list(schedule(7, 300, mean_s=4, engine=True))
-    assert first == list(schedule(7, 300, mean_s=4, engine=True))
-    assert first != list(schedule(8, 300, mean_s=4, engine=True))
+    first = list(schedule(7, 300, mean_s=4, spared=()))
+    assert first == list(schedule(7, 300, mean_s=4, spared=()))
+    assert first != list(schedule(8, 300, mean_s=4, spared=()))
     assert {planned.victim for planned in first} == set(WEIGHTS)
-    spared = schedule(7, 300, mean_s=4, engine=False)
-    assert not any(planned.victim.startswith("engine") for planned in spared)
+    spared = schedule(7, 300, mean_s=4, spared=ENGINES)
+    assert not ENGINES & {planned.victim for planned in spared}
