@@ -71,6 +71,7 @@ from hutch.rollouts.service import Rollouts
 from hutch.runs.queue import RunQueue
 from hutch.runs.rows import RunRows
 from hutch.runs.service import Runs
+from hutch.runs.sessions import Sessions
 from hutch.runs.trial import Trial
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.places import Places
@@ -153,6 +154,10 @@ class Hutch:
     gateway_control: GatewayControl
     driver: Driver
     leader: Leader | None = None  # None: there is but one process
+
+    @property
+    def sessions(self) -> Sessions:
+        return self.runs.sessions
 
     def alerts(self) -> list[Alert]:
         """Of every task, the oldest first."""

@@ -24,6 +24,12 @@ class InvalidRequest(HutchError):
     code = "invalid_request"
 
 
+class NotSupported(InvalidRequest):
+    """The CLI, or this container's version of it, cannot do what was asked for."""
+
+    code = "not_supported"
+
+
 class PromptTooLarge(InvalidRequest):
     code = "prompt_too_large"
 

@@ -39,7 +39,7 @@ class _Uvicorn(uvicorn.Server):
 def build(settings: Settings) -> uvicorn.Server:
     drivers = {name: open_driver(name, settings.setup(name)) for name in PROVIDERS}
     pool = Pool(drivers, prewarm=settings.prewarm, idle_s=settings.agent_idle_s)
-    runs = Runs(pool, settings.versions)
+    runs = Runs(pool, settings.versions, workspace=settings.workspace)
     logins = Logins(settings.setup, pool, settings.home)
     state = State(settings.home, settings.workspace, pool)
     config = uvicorn.Config(

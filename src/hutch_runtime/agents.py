@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from hutch_runtime.protocol import AgentOrigin, Provider
-from hutch_runtime.providers.base import Agent, AgentStartFailed, Driver
+from hutch_runtime.protocol import AgentOrigin, Options, Provider
+from hutch_runtime.providers.base import PLAIN, Agent, AgentStartFailed, Driver
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,9 @@ RETRY_MAX_S: Final = 60.0
 REASONS_KEPT: Final = 64  # sessions of which we remember why their agent ended
 REASON_MAX_CHARS: Final = 500
 RENEWED: Final = "the CLI was started again with another login"
+ONCE: Final = "the run before had options of its own"
+OWN: Final = "this run has options of its own"
+FORKED: Final = "the session was forked"
 RESTED: Final = "the sandbox was put away"
 
 
@@ -43,6 +46,7 @@ class Lease:
     origin: AgentOrigin
     driver: Driver
     restarted: str | None = None
+    once: bool = False  # made with options that the session's next turn must not have
 
 
 @dataclass(slots=True)
@@ -105,7 +109,9 @@ class Pool:
         """Every agent that was to be started ahead has been tried."""
         return all(shelf.tried for shelf in self._shelves.values())
 
-    async def take(self, provider: Provider, session: str | None) -> Lease:
+    async def take(
+        self, provider: Provider, session: str | None, options: Options = PLAIN
+    ) -> Lease:
         """An agent for one turn, to be given back by ``put_back``. Its session must not be in use.
 
         Raises ``SessionNotFound``, ``AgentStartFailed``.
@@ -113,7 +119,7 @@ class Pool:
         shelf = self._shelves[provider]
         self._turns += 1
         try:
-            lease = await self._lease(shelf, session)
+            lease = await self._lease(shelf, session, options)
         except BaseException:
             self._turn_ended()
             raise
@@ -125,11 +131,14 @@ class Pool:
         """The turn is over; ``usable`` False closes the agent."""
         shelf, agent = self._shelves[provider], lease.agent
         slot = shelf.slots.pop(agent.session, None)
-        if slot is not None and usable and agent.alive and lease.driver is shelf.driver:
+        keep = usable and not lease.once
+        if slot is not None and keep and agent.alive and lease.driver is shelf.driver:
             slot.busy, slot.idle_since = False, self._clock()
             shelf.slots[agent.session] = slot
         else:
             reason = await _reason(agent) if not agent.alive else "it did not obey"
+            if usable and lease.once:
+                reason = ONCE
             if lease.driver is not shelf.driver:
                 reason = RENEWED
             self._remember(shelf, agent.session, reason)
@@ -229,10 +238,20 @@ class Pool:
         drivers = [shelf.driver for shelf in self._shelves.values()]
         await asyncio.gather(*(driver.close() for driver in drivers), return_exceptions=True)
 
-    async def _lease(self, shelf: _Shelf, session: str | None) -> Lease:
+    async def fork(self, provider: Provider, session: str) -> str:
+        """Another session with what has been said in this one, which must not be in use; its id.
+        Raises ``SessionNotFound``, ``AgentStartFailed``.
+        """
+        shelf = self._shelves[provider]
+        await self._end_idle(shelf, session, FORKED)
+        return await shelf.driver.fork(session)
+
+    async def _lease(self, shelf: _Shelf, session: str | None, options: Options) -> Lease:
         while True:
             driver = shelf.driver
             try:
+                if driver.makes_own(options):
+                    return await self._own(shelf, session, options)
                 return await (self._new(shelf) if session is None else self._old(shelf, session))
             except AgentStartFailed:
                 if driver is shelf.driver:  # else it was closed under this very start
@@ -254,6 +273,26 @@ class Pool:
         agent = await driver.spare()
         self._spawn(self._mind(shelf, agent))
         return Lease(agent, "started", driver)
+
+    async def _own(self, shelf: _Shelf, session: str | None, options: Options) -> Lease:
+        """An agent that is made with these options, however many others there are."""
+        driver = shelf.driver
+        once = not driver.keeps_options
+        if session is None:
+            agent = await driver.spare(options)
+            self._spawn(self._mind(shelf, agent))
+            return Lease(agent, "started", driver, once=once)
+        await self._end_idle(shelf, session, OWN)
+        agent = await driver.resume(session, options)
+        self._spawn(self._mind(shelf, agent))
+        shelf.ended.pop(session, None)
+        return Lease(agent, agent.resumed or "resumed", driver, OWN, once=once)
+
+    async def _end_idle(self, shelf: _Shelf, session: str, reason: str) -> None:
+        """So that all that it holds is in its files."""
+        slot = shelf.slots.get(session)
+        if slot is not None and not slot.busy:
+            await self._retire(shelf, slot, reason)
 
     def _take_spare(self, shelf: _Shelf) -> Agent | None:
         spare, shelf.spare = shelf.spare, None

@@ -33,7 +33,9 @@ type                 fields
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -44,7 +46,9 @@ PROTOCOL_VERSION: Final = 1
 Provider: TypeAlias = Literal["claude", "codex", "gemini"]
 PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
 
-StopReason: TypeAlias = Literal["end_turn", "max_turns", "refusal", "cancelled", "error"]
+StopReason: TypeAlias = Literal[
+    "end_turn", "max_turns", "max_cost", "refusal", "cancelled", "error"
+]
 STOP_REASONS: Final[tuple[StopReason, ...]] = get_args(StopReason)
 
 ToolKind: TypeAlias = Literal["shell", "read", "edit", "search", "fetch", "mcp", "other"]
@@ -83,6 +87,8 @@ ErrorCode: TypeAlias = Literal[
     "provider_error",  # the CLI reported a failure that fits no other code
     "agent_died",  # the CLI process ended in the middle of the turn
     "agent_start_failed",  # the CLI process could not be started, or did not become ready
+    "output_invalid",  # the answer is not what output_schema asked for
+    "not_supported",  # this CLI cannot do what the run asks for
     "session_not_found",  # the CLI has no such session any more
     "session_busy",  # another run of the same session has not finished
     "too_many_runs",  # the sandbox's limit of runs at once
@@ -116,8 +122,186 @@ LOGIN_FILES: Final[dict[Provider, str]] = {
 LOGIN_MAX_BYTES: Final = 64 * KIB  # real ones have 2 to 6
 
 
+# What a run may ask for besides its prompt, and which CLIs can do it. Codex takes instructions when
+# a session begins, for all of it; Claude Code for one run. Only that one knows what a turn costs.
+OptionName: TypeAlias = Literal[
+    "system_prompt", "append_system_prompt", "max_turns", "max_cost_usd", "output_schema"
+]
+OPTION_NAMES: Final[tuple[OptionName, ...]] = get_args(OptionName)
+SUPPORTED: Final[dict[Provider, frozenset[OptionName]]] = {
+    "claude": frozenset(OPTION_NAMES),
+    "codex": frozenset({"system_prompt", "append_system_prompt", "output_schema"}),
+    "gemini": frozenset(),
+}
+AT_SESSION_START: Final[dict[Provider, frozenset[OptionName]]] = {
+    "claude": frozenset(),
+    "codex": frozenset({"system_prompt", "append_system_prompt"}),
+    "gemini": frozenset(),
+}
+CAN_FORK: Final[frozenset[Provider]] = frozenset({"claude", "codex"})
+
+SYSTEM_PROMPT_MAX_BYTES: Final = 64 * KIB  # of either; it is sent with each request of the CLI
+OUTPUT_SCHEMA_MAX_BYTES: Final = 32 * KIB
+MAX_TURNS_MAX: Final = 10_000
+MAX_COST_USD_MAX: Final = 1_000_000.0
+ATTACHMENTS_MAX: Final = 10
+# Of all of a run's together. Model APIs take images up to 5 MB; the workspace has 60.
+ATTACHMENTS_MAX_BYTES: Final = 5 * MIB
+ATTACHMENT_NAME_MAX_BYTES: Final = 200
+IMAGE_TYPES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}/[a-z0-9][a-z0-9.+-]{0,100}")
+
+
 class ProtocolError(ValueError):
     """What came from the other side is not an event."""
+
+
+class OptionError(ValueError):
+    """An option or an attachment is not what it may be; the text says which, for its sender."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """None is what the CLI does by itself. ``output_schema`` is a JSON schema as JSON text."""
+
+    system_prompt: str | None = None
+    append_system_prompt: str | None = None
+    max_turns: int | None = None
+    max_cost_usd: float | None = None
+    output_schema: str | None = None
+
+    @property
+    def given(self) -> frozenset[OptionName]:
+        return frozenset(name for name in OPTION_NAMES if getattr(self, name) is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in OPTION_NAMES if name in self.given}
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    name: str
+    media_type: str
+    content: bytes
+
+    @property
+    def is_image(self) -> bool:
+        """One that is shown to the model as such."""
+        return self.media_type in IMAGE_TYPES
+
+
+def read_options(given: Any) -> Options:
+    """From what ``Options.to_dict`` gives; unknown names are refused. Raises ``OptionError``."""
+    if not isinstance(given, dict) or not given.keys() <= set(OPTION_NAMES):
+        raise OptionError("the options are not those that there are")
+    options = Options(**given)
+    for name in ("system_prompt", "append_system_prompt"):
+        _check_text(name, given.get(name), SYSTEM_PROMPT_MAX_BYTES)
+    turns, cost = options.max_turns, options.max_cost_usd
+    if turns is not None and not (
+        isinstance(turns, int) and not isinstance(turns, bool) and 1 <= turns <= MAX_TURNS_MAX
+    ):
+        raise OptionError(f"max_turns is a whole number from 1 to {MAX_TURNS_MAX}")
+    if cost is not None and not (
+        isinstance(cost, int | float)
+        and not isinstance(cost, bool)
+        and 0 < cost <= MAX_COST_USD_MAX  # false for what is no number
+    ):
+        raise OptionError(f"max_cost_usd is above 0 and at most {MAX_COST_USD_MAX:.0f}")
+    _check_text("output_schema", options.output_schema, OUTPUT_SCHEMA_MAX_BYTES)
+    if options.output_schema is not None:
+        _check_schema(options.output_schema)
+    return options
+
+
+def unsupported(
+    provider: Provider, options: Options, *, new_session: bool
+) -> tuple[OptionName, bool] | None:
+    """The first option that this CLI cannot do for this run, and whether it could at the start of a
+    session.
+    """
+    for name in OPTION_NAMES:
+        if name in options.given:
+            if name not in SUPPORTED[provider]:
+                return name, False
+            if name in AT_SESSION_START[provider] and not new_session:
+                return name, True
+    return None
+
+
+def read_attachments(given: Any) -> tuple[Attachment, ...]:
+    """From a list of ``{"name", "media_type", "data"}``, the last in base64. Raises
+    ``OptionError``.
+    """
+    if not isinstance(given, list) or len(given) > ATTACHMENTS_MAX:
+        raise OptionError(f"there are at most {ATTACHMENTS_MAX} attachments")
+    found: list[Attachment] = []
+    size = 0
+    for item in given:
+        attachment = _attachment(item)
+        size += len(attachment.content)
+        if size > ATTACHMENTS_MAX_BYTES:
+            raise OptionError(
+                f"the attachments have more than {ATTACHMENTS_MAX_BYTES} bytes together"
+            )
+        found.append(attachment)
+    if len({attachment.name for attachment in found}) < len(found):
+        raise OptionError("two attachments have one name")
+    return tuple(found)
+
+
+def _attachment(item: Any) -> Attachment:
+    if not isinstance(item, dict) or item.keys() != {"name", "media_type", "data"}:
+        raise OptionError("an attachment has name, media_type and data")
+    name, media_type, data = item["name"], item["media_type"], item["data"]
+    if not isinstance(name, str) or not _is_file_name(name):
+        raise OptionError(
+            f"an attachment's name is a file's: printable, no slash, no dot or dash in front, at "
+            f"most {ATTACHMENT_NAME_MAX_BYTES} bytes"
+        )
+    if not isinstance(media_type, str) or not _MEDIA_TYPE.fullmatch(media_type):
+        raise OptionError("an attachment's media_type is like image/png")
+    if not isinstance(data, str) or len(data) > 2 * ATTACHMENTS_MAX_BYTES:
+        raise OptionError(
+            f"an attachment's data is base64 of at most {ATTACHMENTS_MAX_BYTES} bytes"
+        )
+    try:
+        content = base64.b64decode(data, validate=True)
+    except ValueError:
+        raise OptionError("an attachment's data is not base64") from None
+    return Attachment(name, media_type, content)
+
+
+def _is_file_name(name: str) -> bool:
+    return (
+        name.isprintable()
+        and name[:1] not in {"", ".", "-", " "}
+        and not {"/", "\\"} & set(name)
+        and len(name.encode(errors="replace")) <= ATTACHMENT_NAME_MAX_BYTES
+        and name.encode(errors="ignore") == name.encode(errors="replace")
+    )
+
+
+def _check_text(name: str, value: Any, most: int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise OptionError(f"{name} is a text that is not blank")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise OptionError(f"{name} holds half of a surrogate pair") from None
+    if size > most:
+        raise OptionError(f"{name} has {size} bytes; {most} are the most")
+
+
+def _check_schema(text: str) -> None:
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError):
+        schema = None
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        raise OptionError('output_schema is a JSON schema with "type": "object"')
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from hutch_runtime.agents import Lease, Pool
+from hutch_runtime.attachments import place
 from hutch_runtime.journal import Journal
-from hutch_runtime.protocol import MIB, ErrorCode, EventType, Provider
+from hutch_runtime.protocol import (
+    CAN_FORK,
+    MIB,
+    Attachment,
+    ErrorCode,
+    EventType,
+    Options,
+    Provider,
+    unsupported,
+)
 from hutch_runtime.providers.base import (
+    PLAIN,
     AgentDied,
     AgentStartFailed,
     Outcome,
+    Prompt,
     RunError,
     SessionNotFound,
 )
@@ -50,6 +64,8 @@ class Request:
     prompt: str
     model: str | None = None
     session: str | None = None
+    options: Options = PLAIN
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(slots=True)
@@ -99,9 +115,11 @@ class Runs:
         pool: Pool,
         versions: Mapping[str, str],
         *,
+        workspace: Path,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._pool = pool
+        self._workspace = workspace
         self._versions = versions
         self._wall_clock = wall_clock
         self._runs: OrderedDict[str, Run] = OrderedDict()
@@ -130,6 +148,11 @@ class Runs:
                 f"{RUNS_AT_ONCE_MAX} runs are in progress in this sandbox.",
                 "Try again when one of them has finished.",
             )
+        problem = unsupported(
+            request.provider, request.options, new_session=request.session is None
+        )
+        if problem is not None:
+            raise Refused("not_supported", f"{request.provider} does not know {problem[0]}.")
         journal = Journal(request.run_id, clock=self._wall_clock)
         run = Run(request, journal, session=request.session)
         self._runs[request.run_id] = run
@@ -150,6 +173,23 @@ class Runs:
         run = self.get(run_id)
         run.cancelling.set()
         return run
+
+    async def fork(self, provider: Provider, session: str) -> str:
+        """Raises ``Refused``."""
+        if provider not in CAN_FORK:
+            raise Refused("not_supported", f"{provider} cannot fork a session.")
+        if any(
+            run.request.provider == provider and run.session == session
+            for run in self._runs.values()
+            if not run.journal.finished
+        ):
+            raise Refused("session_busy", "A run of this session has not finished.")
+        try:
+            return await self._pool.fork(provider, session)
+        except SessionNotFound:
+            raise Refused("session_not_found", "The CLI does not know this session.") from None
+        except AgentStartFailed as error:
+            raise Refused("agent_start_failed", str(error)) from None
 
     @property
     def active(self) -> int:
@@ -204,7 +244,12 @@ class Runs:
     async def _turn(self, run: Run) -> tuple[Outcome, bool]:
         """How the turn ended, and whether its agent can be used again."""
         request = run.request
-        lease = await self._pool.take(request.provider, request.session)
+        try:
+            placed = place(self._workspace, request.run_id, request.attachments)
+        except OSError as error:
+            said = f"The attachments could not be written: {error.strerror}"
+            return Outcome("error", RunError("runtime_error", said)), True
+        lease = await self._pool.take(request.provider, request.session, request.options)
         run.lease, run.session = lease, lease.agent.session
         run.journal.append(
             "run.started",
@@ -219,7 +264,8 @@ class Runs:
             run.journal.append("agent.restarted", reason=lease.restarted, how=how)
         if run.cancelling.is_set():  # before anything was asked of the model
             return Outcome("cancelled"), True
-        turn = asyncio.ensure_future(lease.agent.prompt(request.prompt, request.model, run))
+        prompt = Prompt(request.prompt, request.model, request.options, placed)
+        turn = asyncio.ensure_future(lease.agent.prompt(prompt, run))
         cancelling = asyncio.ensure_future(run.cancelling.wait())
         try:
             await asyncio.wait({turn, cancelling}, return_when=asyncio.FIRST_COMPLETED)
@@ -227,7 +273,7 @@ class Runs:
                 await lease.agent.cancel()
                 await asyncio.wait({turn}, timeout=CANCEL_GRACE_S)
             if turn.done():
-                return turn.result(), True
+                return _checked(turn.result(), request.options), True
             return Outcome("cancelled"), False
         finally:
             for task in (turn, cancelling):
@@ -245,6 +291,18 @@ class Runs:
             self._forgotten[run.request.run_id] = None
         while len(self._forgotten) > KEPT_IDS:
             self._forgotten.popitem(last=False)
+
+
+def _checked(outcome: Outcome, options: Options) -> Outcome:
+    """Where the answer was to be JSON, it is."""
+    if options.output_schema is None or outcome.stop_reason != "end_turn":
+        return outcome
+    try:
+        json.loads(outcome.text)
+    except (ValueError, RecursionError):
+        error = RunError("output_invalid", "The model gave no answer that fits output_schema.")
+        return Outcome("error", error, outcome.text)
+    return outcome
 
 
 def _failed(code: ErrorCode, message: str) -> Outcome:

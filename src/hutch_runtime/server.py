@@ -22,13 +22,20 @@ from hutch_runtime.agents import Pool
 from hutch_runtime.logins.routes import LoginRoutes
 from hutch_runtime.logins.service import Logins
 from hutch_runtime.protocol import (
+    ATTACHMENTS_MAX_BYTES,
     KIB,
+    OUTPUT_SCHEMA_MAX_BYTES,
     PROMPT_MAX_BYTES,
     PROTOCOL_VERSION,
     PROVIDERS,
+    SYSTEM_PROMPT_MAX_BYTES,
     ErrorCode,
+    OptionError,
     Provider,
+    read_attachments,
+    read_options,
 )
+from hutch_runtime.providers.base import PLAIN
 from hutch_runtime.runs import Refused, Request, Run, Runs
 from hutch_runtime.settings import Settings
 from hutch_runtime.state import State, StateFailed
@@ -36,6 +43,12 @@ from hutch_runtime.state import State, StateFailed
 HEARTBEAT_S: Final = 15.0
 # JSON can write one byte of a prompt as six ("\u0000"); the other fields are small.
 BODY_MAX_BYTES: Final = 6 * PROMPT_MAX_BYTES + 16 * KIB
+# Base64 makes four bytes of three; system prompts and a schema are escaped like a prompt.
+OPTIONS_BODY_MAX_BYTES: Final = (
+    BODY_MAX_BYTES
+    + 4 * ATTACHMENTS_MAX_BYTES // 3
+    + 6 * (2 * SYSTEM_PROMPT_MAX_BYTES + OUTPUT_SCHEMA_MAX_BYTES)
+)
 
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 # No control characters, and it must not look like an option.
@@ -45,7 +58,9 @@ _SESSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _STATUS: Final[dict[ErrorCode, int]] = {
     "bad_request": 400,
     "unauthorized": 401,
+    "not_supported": 400,
     "run_not_found": 404,
+    "session_not_found": 404,
     "session_busy": 409,
     "prompt_too_large": 413,
     "too_many_runs": 429,
@@ -74,6 +89,19 @@ class Server:
                 Route(f"/{provider}", _guarded(self._prompt(provider)), methods=["POST"])
                 for provider in PROVIDERS
             ),
+            # A path of its own: an older runtime, which would pass over options, has no such path.
+            *(
+                Route(
+                    f"/{provider}/with-options",
+                    _guarded(self._prompt(provider, options=True)),
+                    methods=["POST"],
+                )
+                for provider in PROVIDERS
+            ),
+            *(
+                Route(f"/{provider}/fork", _guarded(self._fork(provider)), methods=["POST"])
+                for provider in PROVIDERS
+            ),
             Route("/state", _guarded(self._pack), methods=["GET"]),
             Route("/state", _guarded(self._unpack), methods=["PUT"]),
             *(
@@ -95,12 +123,25 @@ class Server:
             await self._logins.close()
             await self._pool.close()
 
-    def _prompt(self, provider: Provider) -> Callable[[HttpRequest], Awaitable[Response]]:
+    def _prompt(
+        self, provider: Provider, *, options: bool = False
+    ) -> Callable[[HttpRequest], Awaitable[Response]]:
+        most = OPTIONS_BODY_MAX_BYTES if options else BODY_MAX_BYTES
+
         async def prompt(http: HttpRequest) -> Response:
-            run = self._runs.submit(_parse(provider, await _body(http)))
+            run = self._runs.submit(_parse(provider, await _body(http, most), options=options))
             return _stream(run, after=0)
 
         return prompt
+
+    def _fork(self, provider: Provider) -> Callable[[HttpRequest], Awaitable[Response]]:
+        async def fork(http: HttpRequest) -> Response:
+            session = _word(_object(await _body(http, KIB)), "session", _SESSION)
+            if session is None:
+                raise Refused("bad_request", "session is missing.")
+            return JSONResponse({"session": await self._runs.fork(provider, session)})
+
+        return fork
 
     async def _events(self, http: HttpRequest) -> Response:
         run = self._runs.get(http.path_params["run_id"])
@@ -187,23 +228,28 @@ def _refusal(refused: Refused) -> Response:
     return JSONResponse({"error": error}, status_code=_STATUS[refused.code])
 
 
-async def _body(http: HttpRequest) -> bytes:
+async def _body(http: HttpRequest, most: int) -> bytes:
     parts, size = [], 0
     async for part in http.stream():
         size += len(part)
-        if size > BODY_MAX_BYTES:
-            raise Refused("prompt_too_large", f"The body is larger than {BODY_MAX_BYTES} bytes.")
+        if size > most:
+            raise Refused("prompt_too_large", f"The body is larger than {most} bytes.")
         parts.append(part)
     return b"".join(parts)
 
 
-def _parse(provider: Provider, body: bytes) -> Request:
+def _object(body: bytes) -> dict[str, Any]:
     try:
         given = json.loads(body)
     except (ValueError, RecursionError):
         raise Refused("bad_request", "The body is not JSON.") from None
     if not isinstance(given, dict):
         raise Refused("bad_request", "The body is not a JSON object.")
+    return given
+
+
+def _parse(provider: Provider, body: bytes, *, options: bool) -> Request:
+    given = _object(body)
     prompt = given.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise Refused("bad_request", "prompt is missing or blank.")
@@ -220,13 +266,18 @@ def _parse(provider: Provider, body: bytes) -> Request:
     run_id = _word(given, "run_id", _RUN_ID)
     if run_id is None:
         raise Refused("bad_request", "run_id is missing.")
-    return Request(
-        run_id=run_id,
-        provider=provider,
-        prompt=prompt,
-        model=_word(given, "model", _MODEL),
-        session=_word(given, "session", _SESSION),
-    )
+    try:
+        return Request(
+            run_id=run_id,
+            provider=provider,
+            prompt=prompt,
+            model=_word(given, "model", _MODEL),
+            session=_word(given, "session", _SESSION),
+            options=read_options(given.get("options", {})) if options else PLAIN,
+            attachments=read_attachments(given.get("attachments", [])) if options else (),
+        )
+    except OptionError as error:
+        raise Refused("bad_request", f"{error}.") from None
 
 
 def _word(given: dict[str, Any], name: str, pattern: re.Pattern[str]) -> str | None:

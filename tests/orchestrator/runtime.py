@@ -96,6 +96,8 @@ class ScriptedRuntime:
         self.executions: list[str] = []  # run ids, once per real execution
         self.at_once = 0
         self.most_at_once = 0
+        self.is_old = False  # knows no options; to be said before it serves
+        self.bodies: list[dict[str, Any]] = []
         self.raw: list[bytes] | None = None  # sent instead of what the script says
         self.deaf_to_cancel = False
         self.keys: set[str] = set()
@@ -123,6 +125,9 @@ class ScriptedRuntime:
         app.router.add_get("/state", self._pack)
         app.router.add_put("/state", self._unpack)
         app.router.add_post("/{provider}", self._prompt)
+        if not self.is_old:
+            app.router.add_post("/{provider}/with-options", self._prompt)
+            app.router.add_post("/{provider}/fork", self._fork)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -141,6 +146,7 @@ class ScriptedRuntime:
 
     async def _prompt(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
+        self.bodies.append(body)
         run = self.runs.get(body["run_id"])
         if run is None:
             run = ScriptedRun(
@@ -155,6 +161,10 @@ class ScriptedRuntime:
             task = asyncio.create_task(self._execute(run))
             self._tasks.add(task)
         return await self._stream(request, run, 0)
+
+    async def _fork(self, request: web.Request) -> web.Response:
+        session = json.loads(await request.read())["session"]
+        return web.json_response({"session": f"{session}-fork"})
 
     async def _execute(self, run: ScriptedRun) -> None:
         self.executions.append(run.run_id)

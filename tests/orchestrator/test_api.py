@@ -134,7 +134,7 @@ async def test_credentials_are_write_only(api: Api, key: str) -> None:
 async def test_sizes_are_bounded(api: Api, key: str) -> None:
     for size, expected in (
         (PROMPT_MAX_BYTES + 1, "prompt_too_large"),
-        (2**23, "request_too_large"),
+        (2**24, "request_too_large"),
     ):
         body = json.dumps({"provider": "claude", "prompt": "x" * size}).encode()
         status, answer = await api(

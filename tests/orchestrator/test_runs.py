@@ -373,10 +373,10 @@ async def test_deleting_a_session_takes_its_runs(world: World, hutch: Hutch, use
     run = await hutch.runs.submit(user_id, NewRun("claude", "x"))
     await until_text(hutch, run, "before")
     with pytest.raises(SessionBusy):
-        await hutch.runs.delete_session(user_id, run.session_id)
+        await hutch.sessions.delete(user_id, run.session_id)
     world.runtime.release.set()
     await hutch.runs.finished(user_id, run.id)
-    await hutch.runs.delete_session(user_id, run.session_id)
+    await hutch.sessions.delete(user_id, run.session_id)
     with pytest.raises(NotFound):
         await hutch.runs.get(user_id, run.id)
 

@@ -374,7 +374,7 @@ async def test_what_is_deleted_is_not_told(
     made = await listen(api, key, receiver)
     run = await run_to_end(hutch, user_id)
     await settled(api, key, made["id"])
-    await hutch.runs.delete_session(user_id, run.session_id)
+    await hutch.sessions.delete(user_id, run.session_id)
     assert await deliveries(api, key, made["id"]) == []
 
 

@@ -6,8 +6,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Literal
 
-from hutch_runtime.protocol import Provider
-from hutch_runtime.providers.base import AgentDied, AgentStartFailed, Outcome, SessionNotFound, Turn
+from hutch_runtime.protocol import Options, Provider
+from hutch_runtime.providers.base import (
+    PLAIN,
+    AgentDied,
+    AgentStartFailed,
+    Outcome,
+    Prompt,
+    SessionNotFound,
+    Turn,
+)
 
 
 class EchoAgent:
@@ -18,6 +26,8 @@ class EchoAgent:
         self.resumed = resumed
         self.pid: int | None = 4711
         self.prompts: list[str] = []
+        self.asked: list[Prompt] = []
+        self.options = PLAIN  # that it was made with
         self._gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._cancelled = asyncio.Event()
 
@@ -25,8 +35,9 @@ class EchoAgent:
     def alive(self) -> bool:
         return not self._gone.done()
 
-    async def prompt(self, text: str, model: str | None, turn: Turn) -> Outcome:
-        del model
+    async def prompt(self, prompt: Prompt, turn: Turn) -> Outcome:
+        text = prompt.text
+        self.asked.append(prompt)
         self.prompts.append(text)
         turn.emit("text", text=text)
         if text == "bug":
@@ -62,17 +73,28 @@ class EchoDriver:
 
     def __init__(self, *, shares_process: bool = False) -> None:
         self.shares_process = shares_process
+        self.keeps_options = shares_process
+        self.forks: list[str] = []
         self.made: list[EchoAgent] = []
         self.closed = False
         self.rests = 0
 
-    async def spare(self) -> EchoAgent:
-        return self._make(f"session-{len(self.made)}", None)
+    async def spare(self, options: Options = PLAIN) -> EchoAgent:
+        return self._make(f"session-{len(self.made)}", None, options)
 
-    async def resume(self, session: str) -> EchoAgent:
+    async def resume(self, session: str, options: Options = PLAIN) -> EchoAgent:
         if not any(agent.session == session for agent in self.made):
             raise SessionNotFound(session)
-        return self._make(session, "resumed")
+        return self._make(session, "resumed", options)
+
+    def makes_own(self, options: Options) -> bool:
+        return bool(options.given)
+
+    async def fork(self, session: str) -> str:
+        if not any(agent.session == session for agent in self.made):
+            raise SessionNotFound(session)
+        self.forks.append(session)
+        return f"{session}-fork"
 
     async def rest(self) -> None:
         self.rests += 1
@@ -80,8 +102,11 @@ class EchoDriver:
     async def close(self) -> None:
         self.closed = True
 
-    def _make(self, session: str, resumed: Literal["resumed"] | None) -> EchoAgent:
+    def _make(
+        self, session: str, resumed: Literal["resumed"] | None, options: Options
+    ) -> EchoAgent:
         self.made.append(EchoAgent(session, resumed))
+        self.made[-1].options = options
         return self.made[-1]
 
 
@@ -93,8 +118,8 @@ class DriverThatCannotStart(EchoDriver):
         self.tries = 0
         self._works = works
 
-    async def spare(self) -> EchoAgent:
+    async def spare(self, options: Options = PLAIN) -> EchoAgent:
         self.tries += 1
         if not self._works():
             raise AgentStartFailed("no such program")
-        return await super().spare()
+        return await super().spare(options)

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hutch.offline_model.app import create_app
 
@@ -23,13 +25,34 @@ class WithoutProvider:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._bodies: deque[str] = deque(maxlen=20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "DELETE":
+            self._bodies.clear()
+        if scope["type"] == "http" and scope["path"] == "/_test/bodies":
+            await JSONResponse(list(self._bodies))(scope, receive, send)
+            return
+        if scope["type"] == "http" and scope["method"] == "POST":
+            receive = self._keeping(receive)
         if scope["type"] == "http":
             first, _, rest = scope["path"].lstrip("/").partition("/")
             if first in {"claude", "codex", "gemini"}:
                 scope = {**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode()}
         await self._app(scope, receive, send)
+
+    def _keeping(self, receive: Receive) -> Receive:
+        parts: list[bytes] = []
+
+        async def keeping() -> Message:
+            message = await receive()
+            if message["type"] == "http.request":
+                parts.append(message.get("body", b""))
+                if not message.get("more_body"):
+                    self._bodies.append(b"".join(parts).decode(errors="replace"))
+            return message
+
+        return keeping
 
 
 class Model:
@@ -51,6 +74,12 @@ class Model:
             headers={"content-type": "application/json"},
         )
         urllib.request.urlopen(request, timeout=10).close()  # noqa: S310 - our own
+
+    def bodies(self) -> list[str]:
+        """What it was sent last, as it came (a CLI may compress)."""
+        with urllib.request.urlopen(f"{self.url}/_test/bodies", timeout=10) as answer:  # noqa: S310 - our own
+            found: list[str] = json.load(answer)
+        return found
 
     def forget(self) -> None:
         for path in ("requests", "behaviour"):

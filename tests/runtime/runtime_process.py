@@ -63,8 +63,10 @@ class Runtime:
                         yield json.loads(line.removeprefix(b"data: "))
 
     def prompt(self, run_id: str, prompt: str, **more: Any) -> AsyncGenerator[Event, None]:
-        provider = more.pop("provider", "claude")
-        return self.stream("POST", f"/{provider}", {"run_id": run_id, "prompt": prompt, **more})
+        path = f"/{more.pop('provider', 'claude')}"
+        if more.keys() & {"options", "attachments"}:
+            path += "/with-options"
+        return self.stream("POST", path, {"run_id": run_id, "prompt": prompt, **more})
 
     async def run(self, run_id: str, prompt: str, **more: Any) -> list[Event]:
         """All events of a run, checked for what holds for every one."""

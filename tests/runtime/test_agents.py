@@ -9,8 +9,8 @@ import pytest
 
 from hutch_runtime import agents
 from hutch_runtime.agents import Pool
-from hutch_runtime.protocol import PROVIDERS
-from hutch_runtime.providers.base import AgentStartFailed, SessionNotFound
+from hutch_runtime.protocol import PROVIDERS, Options
+from hutch_runtime.providers.base import PLAIN, AgentStartFailed, SessionNotFound
 from tests.runtime.fakes import DriverThatCannotStart, EchoDriver
 
 
@@ -177,13 +177,13 @@ async def test_providers_are_started_ahead_one_after_the_other() -> None:
     running = most = 0
 
     class SlowDriver(EchoDriver):
-        async def spare(self) -> Any:
+        async def spare(self, options: Options = PLAIN) -> Any:
             nonlocal running, most
             running += 1
             most = max(most, running)
             await asyncio.sleep(0.02)
             running -= 1
-            return await super().spare()
+            return await super().spare(options)
 
     pool = Pool({name: SlowDriver() for name in PROVIDERS}, prewarm=PROVIDERS, idle_s=900)
     pool.start()
@@ -191,3 +191,45 @@ async def test_providers_are_started_ahead_one_after_the_other() -> None:
     await _until(lambda: pool.ready)
     assert (most, len(_in(pool, "spare"))) == (1, 3)
     await pool.close()
+
+
+async def test_options_are_for_one_run_where_they_end_with_the_agent() -> None:
+    driver = EchoDriver()
+    wanted = Options(max_turns=3)
+    async with _pool(driver) as pool:
+        lease = await pool.take("claude", None, wanted)
+        assert (lease.origin, driver.made[-1].options) == ("started", wanted)
+        session = lease.agent.session
+        await pool.put_back("claude", lease, usable=True)
+        assert not lease.agent.alive
+        plain = await pool.take("claude", session)
+        assert driver.made[-1].options == Options()
+        assert plain.restarted == agents.ONCE
+        await pool.put_back("claude", plain, usable=True)
+        # And the agent that is there is ended for one with options.
+        again = await pool.take("claude", session, wanted)
+        assert (again.origin, again.restarted, plain.agent.alive) == ("resumed", agents.OWN, False)
+        await pool.put_back("claude", again, usable=True)
+        assert len(_in(pool, "spare")) == 1  # nobody took it
+
+
+async def test_options_that_stay_with_a_session_let_its_agent_live() -> None:
+    driver = EchoDriver(shares_process=True)
+    async with _pool(driver) as pool:
+        lease = await pool.take("claude", None, Options(system_prompt="x"))
+        await pool.put_back("claude", lease, usable=True)
+        assert lease.agent.alive
+        assert (await pool.take("claude", lease.agent.session)).origin == "live"
+
+
+async def test_a_fork_is_made_when_no_agent_holds_the_session() -> None:
+    driver = EchoDriver()
+    async with _pool(driver) as pool:
+        lease = await pool.take("claude", None)
+        await pool.put_back("claude", lease, usable=True)
+        session = lease.agent.session
+        assert await pool.fork("claude", session) == f"{session}-fork"
+        assert not lease.agent.alive
+        assert (await pool.take("claude", session)).restarted == agents.FORKED
+        with pytest.raises(SessionNotFound):
+            await pool.fork("claude", "nobody's")

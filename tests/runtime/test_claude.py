@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hutch_runtime.protocol import PROMPT_MAX_BYTES, RUN_MAX_BYTES
+from hutch_runtime.providers.base import Prompt
 from hutch_runtime.providers.claude import ClaudeDriver
 from tests.runtime.driving import Log, make_setup
 from tests.runtime.model import Model, running_model
@@ -177,7 +178,7 @@ async def test_a_cancel_in_the_same_moment_as_the_prompt(tmp_path: Path, model: 
     agent = await ClaudeDriver(make_setup("claude", tmp_path, model.url)).spare()
     try:
         # With a model to set first, so that the interrupt comes before the prompt for sure.
-        turn = asyncio.ensure_future(agent.prompt(_LONG, "claude-haiku-4-5", Log()))
+        turn = asyncio.ensure_future(agent.prompt(Prompt(_LONG, "claude-haiku-4-5"), Log()))
         await asyncio.sleep(0)
         await agent.cancel()  # the CLI answers this interrupt, and forgets it
         assert (await asyncio.wait_for(turn, 5)).stop_reason == "cancelled"

@@ -19,6 +19,7 @@ from hutch_runtime.providers.base import (
     AgentDied,
     AgentStartFailed,
     Outcome,
+    Prompt,
     SessionNotFound,
 )
 from hutch_runtime.providers.codex import CodexDriver
@@ -55,7 +56,7 @@ async def driver(
 
 async def say(agent: Agent, text: str, model: str | None = None) -> tuple[Outcome, Log]:
     log = Log()
-    return await agent.prompt(text, model, log), log
+    return await agent.prompt(Prompt(text, model), log), log
 
 
 async def test_a_turn(driver: Either) -> None:
@@ -143,7 +144,7 @@ async def test_cancel_ends_the_turn_and_not_the_session(driver: Either) -> None:
     agent = await driver.spare()
     await say(agent, "the word is heron")
     log = Log()
-    running = asyncio.create_task(agent.prompt("[[slow:1000,50]]", None, log))
+    running = asyncio.create_task(agent.prompt(Prompt("[[slow:1000,50]]"), log))
     await log.first("text.delta")
     await agent.cancel()
     await agent.cancel()
@@ -159,7 +160,7 @@ async def test_cancel_ends_the_turn_and_not_the_session(driver: Either) -> None:
 
 async def test_cancel_at_once(driver: Either) -> None:
     agent = await driver.spare()
-    running = asyncio.create_task(agent.prompt("[[hang]]", None, Log()))
+    running = asyncio.create_task(agent.prompt(Prompt("[[hang]]"), Log()))
     await asyncio.sleep(0)
     await agent.cancel()
     assert (await asyncio.wait_for(running, 10)).stop_reason == "cancelled"
@@ -169,7 +170,7 @@ async def test_cancel_at_once(driver: Either) -> None:
 async def test_cancel_stops_a_tool(driver: Either) -> None:
     agent = await driver.spare()
     log = Log()
-    running = asyncio.create_task(agent.prompt("[[tool:shell sleep 600]]", None, log))
+    running = asyncio.create_task(agent.prompt(Prompt("[[tool:shell sleep 600]]"), log))
     await log.first("tool.started")
     await agent.cancel()
     assert (await asyncio.wait_for(running, 10)).stop_reason == "cancelled"
@@ -203,7 +204,7 @@ async def test_killed_in_the_middle_of_a_turn(driver: Either) -> None:
     agent, other = await driver.spare(), await driver.spare()
     await say(agent, "the word is heron")
     log = Log()
-    running = asyncio.create_task(agent.prompt("[[tool:shell sleep 600]]", None, log))
+    running = asyncio.create_task(agent.prompt(Prompt("[[tool:shell sleep 600]]"), log))
     await log.first("tool.started")
     assert agent.pid is not None
     os.killpg(agent.pid, signal.SIGKILL)
@@ -233,7 +234,7 @@ async def test_closed_and_taken_up_again_in_the_same_process(driver: Either) -> 
 async def test_closing_ends_a_running_turn(driver: Either) -> None:
     agent = await driver.spare()
     log = Log()
-    running = asyncio.create_task(agent.prompt("[[slow:1000,50]]", None, log))
+    running = asyncio.create_task(agent.prompt(Prompt("[[slow:1000,50]]"), log))
     await log.first("text.delta")
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -14,6 +14,7 @@ import pytest
 
 from hutch_runtime.protocol import PROVIDERS, Provider
 from hutch_runtime.providers import open_driver
+from hutch_runtime.providers.base import Prompt
 from tests.runtime.driving import Log, make_setup
 from tests.runtime.model import running_model
 
@@ -78,7 +79,7 @@ async def test_commands_have_a_proxy_and_model_requests_none(
                 asked = (
                     f'[[tool:shell echo "{shown}" > seen; curl -s https://far.example/ || true]]'
                 )
-                outcome = await agent.prompt(asked, None, Log())
+                outcome = await agent.prompt(Prompt(asked), Log())
             finally:
                 await driver.close()
     assert outcome.stop_reason == "end_turn"

@@ -46,7 +46,7 @@ def driver() -> EchoDriver:
 @pytest.fixture
 async def runs(driver: EchoDriver, tmp_path: Path) -> AsyncIterator[Runs]:
     pool = Pool({"claude": driver}, prewarm=(), idle_s=900)
-    runs = Runs(pool, _settings(tmp_path).versions)
+    runs = Runs(pool, _settings(tmp_path).versions, workspace=tmp_path)
     yield runs
     await runs.close()
     await pool.close()

@@ -9,17 +9,30 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hutch.api.errors import body
-from hutch_runtime.protocol import KIB, MIB, PROMPT_MAX_BYTES
+from hutch_runtime.protocol import (
+    ATTACHMENTS_MAX_BYTES,
+    KIB,
+    MIB,
+    OUTPUT_SCHEMA_MAX_BYTES,
+    PROMPT_MAX_BYTES,
+    SYSTEM_PROMPT_MAX_BYTES,
+)
 
 # JSON may write one byte of a prompt as six ("\u0000"); the other fields are small.
-RUN_MAX_BYTES: Final = 6 * PROMPT_MAX_BYTES + 64 * KIB
+TEXT_RUN_MAX_BYTES: Final = 6 * PROMPT_MAX_BYTES + 64 * KIB
+# With options and attachments; base64 writes three bytes as four.
+RUN_MAX_BYTES: Final = (
+    TEXT_RUN_MAX_BYTES
+    + 6 * (2 * SYSTEM_PROMPT_MAX_BYTES + OUTPUT_SCHEMA_MAX_BYTES)
+    + 4 * ATTACHMENTS_MAX_BYTES // 3
+)
 # What any other endpoint takes: the largest, a login's files, have 64 KB.
 BODY_MAX_BYTES: Final = 256 * KIB
 _LARGER: Final = {
     ("POST", "/v1/runs"): RUN_MAX_BYTES,
-    ("POST", "/v1/chat/completions"): RUN_MAX_BYTES,
-    ("POST", "/v1/responses"): RUN_MAX_BYTES,
-    ("POST", "/v1/messages"): RUN_MAX_BYTES,
+    ("POST", "/v1/chat/completions"): TEXT_RUN_MAX_BYTES,
+    ("POST", "/v1/responses"): TEXT_RUN_MAX_BYTES,
+    ("POST", "/v1/messages"): TEXT_RUN_MAX_BYTES,
     ("POST", "/v1/admin/exits/import"): 8 * MIB,  # two million characters
 }
 # Up to here a body that is too large is read and dropped, so that its sender sees the answer;

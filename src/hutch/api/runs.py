@@ -39,6 +39,8 @@ async def create_run(
             session_id=asked.session_id,
             timeout_s=asked.timeout_s,
             idempotency_key=idempotency_key,
+            options=asked.options(),
+            attachments=asked.files(),
         ),
     )
     about(run_id=run.id, provider=run.provider)
@@ -75,8 +77,7 @@ async def get_run(
 ) -> RunWithPrompt:
     """With `wait`, once it has ended, or as it is after so long."""
     run = await hutch.runs.awaited(caller.user_id, run_id, within_s=wait)
-    answer = RunAnswer.of(run, hutch.runs.standing(run))
-    return RunWithPrompt(**answer.model_dump(), prompt=run.prompt)
+    return RunWithPrompt.whole(run, hutch.runs.standing(run))
 
 
 @router.get(

@@ -12,7 +12,18 @@ from hutch.accounts.models import NewKey, Tier
 from hutch.errors import InvalidRequest
 from hutch.runs.models import Run, RunState, Standing, WaitReason
 from hutch.vault.models import Kind, PutKind, Result, State
-from hutch_runtime.protocol import Provider, StopReason
+from hutch_runtime.protocol import (
+    ATTACHMENT_NAME_MAX_BYTES,
+    ATTACHMENTS_MAX,
+    OPTION_NAMES,
+    Attachment,
+    OptionError,
+    Options,
+    Provider,
+    StopReason,
+    read_attachments,
+    read_options,
+)
 
 Time = Annotated[
     float,
@@ -38,6 +49,12 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class AttachmentRequest(Asked):
+    name: str = Field(max_length=ATTACHMENT_NAME_MAX_BYTES, description="Of the file.")
+    media_type: str = Field(max_length=200, description="image/png, text/csv, …")
+    data: str = Field(description="Base64.", repr=False)
+
+
 class RunRequest(Asked):
     provider: Provider
     prompt: str = Field(description="At most 1 MB of UTF-8.")
@@ -57,6 +74,36 @@ class RunRequest(Asked):
         description="Answer after so many seconds at most, whether it has ended or not; "
         "0: at once. Without it: once it has ended.",
     )
+
+    system_prompt: str | None = Field(None, description="Instead of the CLI's own.")
+    append_system_prompt: str | None = Field(None, description="Behind the CLI's own.")
+    max_turns: int | None = Field(None, description="Of the model, tool calls between them.")
+    max_cost_usd: float | None = Field(None, description="Ends the run once it has cost more.")
+    output_schema: dict[str, Any] | None = Field(
+        None, description="A JSON schema, of an object, that the answer fits."
+    )
+    attachments: list[AttachmentRequest] = Field(
+        [],
+        max_length=ATTACHMENTS_MAX,
+        description="Files for the agent, at most 5 MB together; images are shown to the model.",
+    )
+
+    def options(self) -> Options:
+        """Raises ``InvalidRequest``."""
+        given = {name: value for name in OPTION_NAMES if (value := getattr(self, name)) is not None}
+        if self.output_schema is not None:
+            given["output_schema"] = json.dumps(self.output_schema, ensure_ascii=False)
+        try:
+            return read_options(given)
+        except OptionError as error:
+            raise InvalidRequest(f"{error}.".capitalize()) from None
+
+    def files(self) -> tuple[Attachment, ...]:
+        """Raises ``InvalidRequest``."""
+        try:
+            return read_attachments([one.model_dump() for one in self.attachments])
+        except OptionError as error:
+            raise InvalidRequest(f"{error}.".capitalize()) from None
 
     @model_validator(mode="after")
     def _one_way_to_answer(self) -> Self:
@@ -136,8 +183,28 @@ class RunAnswer(Shape):
         )
 
 
+class AttachmentAnswer(Shape):
+    name: str
+    media_type: str
+    bytes: int
+
+
 class RunWithPrompt(RunAnswer):
     prompt: str
+    options: dict[str, Any] = Field(description="Those that were given.")
+    attachments: list[AttachmentAnswer]
+
+    @classmethod
+    def whole(cls, run: Run, standing: Standing | None) -> RunWithPrompt:
+        options = dict(run.options or {})
+        if "output_schema" in options:
+            options["output_schema"] = json.loads(options["output_schema"])
+        return cls(
+            **RunAnswer.of(run, standing).model_dump(),
+            prompt=run.prompt,
+            options=options,
+            attachments=[AttachmentAnswer(**one) for one in run.attachments or []],
+        )
 
 
 class RunPage(Shape):
@@ -158,9 +225,19 @@ class TicketAnswer(Shape):
 class SessionAnswer(Shape):
     id: str
     provider: Provider
+    name: str | None
     provider_session: str | None
+    forked_from: str | None = Field(description="The session that it began as a copy of.")
     created_at: Time
     last_used_at: Time
+
+
+class SessionChange(Asked):
+    name: str | None = Field(description="Null: none.")
+
+
+class ForkRequest(Asked):
+    name: str | None = Field(None, description="Of the new session.")
 
 
 class SessionPage(Shape):

@@ -17,6 +17,7 @@ from hutch.offline_model.conversation import (
 )
 from hutch.offline_model.wire import Script, named_event, new_id, no_tool, shell_command
 
+_HAND_IN: Final = "StructuredOutput"
 _WRAPPERS: Final = ("system-reminder", "local-command-caveat")
 # What Claude Code puts into the conversation itself when a turn was interrupted.
 _INTERRUPTED: Final = (
@@ -52,7 +53,7 @@ class AnthropicMessages:
             user_texts=tuple(transcript.user_texts),
             tools=tools,
             tool_result=transcript.tool_result,
-            schema=_schema(body),
+            schema=_schema(body, handed_in=transcript.tool_result is not None),
             input_tokens=estimate_tokens(len(str(body))),
         )
 
@@ -120,8 +121,14 @@ def _read_user(content: Any, transcript: Transcript) -> None:
             transcript.result(parts if isinstance(parts, str) else "".join(texts))
 
 
-def _schema(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Where the JSON schema of an answer is: ``output_config.format``, once ``output_format``."""
+def _schema(body: Mapping[str, Any], *, handed_in: bool) -> Mapping[str, Any] | None:
+    """Where the JSON schema of an answer is: ``output_config.format``, once ``output_format``; for
+    a turn of Claude Code's, until it is ``handed_in``, a tool's.
+    """
+    for tool in objects(body.get("tools")):
+        if tool.get("name") == _HAND_IN:
+            schema = tool.get("input_schema")
+            return schema if isinstance(schema, dict) and not handed_in else None
     config = body.get("output_config")
     wanted = config.get("format") if isinstance(config, dict) else body.get("output_format")
     schema = wanted.get("schema") if isinstance(wanted, dict) else None
@@ -134,7 +141,10 @@ def _blocks(conversation: Conversation, answer: Answer) -> list[dict[str, Any]]:
         # Real signatures are opaque to the client too: it only sends them back.
         thinking = {"thinking": answer.reasoning, "signature": "aHV0Y2ggb2ZmbGluZSBtb2RlbA=="}
         blocks.append({"type": "thinking", **thinking})
-    if answer.action is None:
+    if answer.fits and _HAND_IN in conversation.tools:
+        given = {"name": _HAND_IN, "input": json.loads(answer.text)}
+        blocks.append({"type": "tool_use", "id": new_id("toolu_"), **given})
+    elif answer.action is None:
         blocks.append({"type": "text", "text": answer.text})
     elif (call := _call(answer.action, conversation.tools)) is not None:
         blocks.append({"type": "tool_use", "id": new_id("toolu_"), **call})

@@ -13,6 +13,7 @@ word                              effect
 ``[[status:N]]``                  HTTP error N in the provider's own shape
 ================================  =================================================================
 
+Where the answer has to fit a JSON schema, and no word is there, it is the smallest value that does.
 A word ends at the first ``]]``. Words act in the last user text only, and not again once a tool
 result has come back for it. ``POST /_control/behaviour`` asks for the same from outside.
 """
@@ -87,6 +88,7 @@ class Answer:
     reasoning: str = ""
     action: Action | None = None
     hang: bool = False
+    fits: bool = False  # it is the JSON that the turn was asked for
 
     @property
     def text(self) -> str:
@@ -132,6 +134,8 @@ def answer(conversation: Conversation, wish: Wish, caller: Caller) -> Answer:
         if conversation.schema is not None:
             short = json.dumps(sample(conversation.schema))
         return Answer(pieces=(short,))
+    if conversation.schema is not None and wish == Wish():
+        return Answer(pieces=(json.dumps(sample(conversation.schema)),), fits=True)
     reasoning = f"{LABEL}: no thought went into this." if wish.reasoning else ""
     if wish.action is not None and not wish.hang:
         return Answer(pieces=(), reasoning=reasoning, action=wish.action)

@@ -88,6 +88,7 @@ class Dispatch:
         self._sandbox: Sandbox | None = None
         self._cancel = asyncio.Event()
         self._timed_out = False
+        self._over_budget = False
         # Without limit until a cancel is asked for; then the sandbox has to end the turn soon.
         self._patience = asyncio.timeout(None)
         self._limited = True  # while that limit is in force
@@ -264,6 +265,10 @@ class Dispatch:
                 prompt=self.run.prompt,
                 model=self.run.model,
                 session=session.provider_session,
+                options=self.run.options,
+                attachments=await self._rows.attachments(self.run.id)
+                if self.run.attachments
+                else (),
             ) as events:
                 yield events
 
@@ -291,14 +296,24 @@ class Dispatch:
                 )
             case "usage":
                 self.run = replace(self.run, usage=event.data)
+                self._mind_the_cost(event.data["cost_usd"])
         self._append(event.type, event.data, event.seq)
         return False
+
+    def _mind_the_cost(self, cost_usd: float | None) -> None:
+        """The CLI minds it itself; this is for one that does not."""
+        most = (self.run.options or {}).get("max_cost_usd")
+        if most is not None and cost_usd is not None and cost_usd > most:
+            self._over_budget = True
+            self._cancel.set()
 
     async def _finish(self, event: Inbound) -> None:
         stop_reason: StopReason = event.data["stop_reason"]
         error = event.data["error"] or {}
         code, message = error.get("code"), error.get("message")
-        if self._timed_out and stop_reason == "cancelled":
+        if self._over_budget and stop_reason == "cancelled":
+            stop_reason = "max_cost"
+        elif self._timed_out and stop_reason == "cancelled":
             stop_reason, (code, message) = "error", _OUT_OF_TIME
         elif stop_reason == "error" and code is None:
             code, message = "provider_error", "The CLI ended the turn without saying why."
@@ -327,7 +342,9 @@ class Dispatch:
 
     async def _end_unheard(self) -> None:
         """Cancelled or out of time, with no word from the sandbox about it."""
-        if self._timed_out:
+        if self._over_budget:
+            await self._end("max_cost")
+        elif self._timed_out:
             await self._end("error", code=_OUT_OF_TIME[0], message=_OUT_OF_TIME[1])
         else:
             await self._end("cancelled")
@@ -441,6 +458,12 @@ class Dispatch:
     def _refusal(self, refused: RuntimeRefused) -> _Ended:
         if refused.code == "run_not_found":
             return _Ended("sandbox_lost", "The sandbox's runtime was restarted during the run.")
+        if refused.status == 404 and not refused.code:
+            return _Ended(
+                "not_supported",
+                "The container is of an older image, which knows neither options nor attachments. "
+                "DELETE /v1/container, or wait until it is replaced.",
+            )
         return _Ended(refused.code or "runtime_error", refused.message or "The runtime refused.")
 
     def _elapsed_ms(self) -> float:

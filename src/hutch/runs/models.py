@@ -39,6 +39,8 @@ class Session:
     incarnation: str | None
     created_at: float
     last_used_at: float
+    name: str | None = None
+    forked_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class Run:
     exit_ip: str | None = None  # as last probed
     started_at: float | None = None
     finished_at: float | None = None
+    options: dict[str, Any] | None = None  # as ``Options.to_dict``
+    attachments: list[dict[str, Any]] | None = None  # name, media_type, bytes
 
     @property
     def finished(self) -> bool:

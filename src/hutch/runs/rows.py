@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
@@ -11,7 +11,8 @@ from sqlalchemy.exc import IntegrityError
 from hutch.runs.announcement import announcement, message_id
 from hutch.runs.models import FINISHED, LogEntry, Run, Session
 from hutch.store.database import Database, Statement
-from hutch.store.tables import run_events, runs, sessions
+from hutch.store.tables import run_attachments, run_events, runs, sessions
+from hutch_runtime.protocol import Attachment
 
 
 class Announcer(Protocol):
@@ -60,8 +61,10 @@ class RunRows:
         query = query.order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
         return [_run(row) for row in await self._database.all(query)]
 
-    async def add(self, run: Run, new_session: Session | None) -> None:
-        """Both or neither. Raises ``IntegrityError`` if the idempotency key is taken."""
+    async def add(
+        self, run: Run, new_session: Session | None, attachments: Sequence[Attachment] = ()
+    ) -> None:
+        """All or nothing. Raises ``IntegrityError`` if the idempotency key is taken."""
         stored: list[Statement] = []
         if new_session is not None:
             row = {
@@ -72,6 +75,16 @@ class RunRows:
                 "last_used_at": new_session.last_used_at,
             }
             stored.append((insert(sessions), [row]))
+        contents = [
+            {
+                "run_id": run.id,
+                "number": number,
+                "name": attachment.name,
+                "media_type": attachment.media_type,
+                "content": attachment.content,
+            }
+            for number, attachment in enumerate(attachments)
+        ]
         row = {
             "id": run.id,
             "user_id": run.user_id,
@@ -87,8 +100,19 @@ class RunRows:
             "text": "",
             "timings": {},
             "created_at": run.created_at,
+            "options": run.options,
+            "attachments": run.attachments,
         }
-        await self._database.write(*stored, (insert(runs), [row]))
+        stored.append((insert(runs), [row]))
+        if contents:
+            stored.append((insert(run_attachments), contents))
+        await self._database.write(*stored)
+
+    async def attachments(self, run_id: str) -> list[Attachment]:
+        """In their order; gone when the run has ended."""
+        query = select(run_attachments).where(run_attachments.c.run_id == run_id)
+        rows = await self._database.all(query.order_by(run_attachments.c.number))
+        return [Attachment(row.name, row.media_type, row.content) for row in rows]
 
     async def request_cancel(self, run_id: str) -> None:
         await self._database.write(
@@ -126,11 +150,24 @@ class RunRows:
         stored = (row[0] or 0) if row is not None else 0
         return [entry for entry in entries if entry.seq > stored]
 
-    async def events(self, run_id: str, *, after: int = 0) -> list[LogEntry]:
+    async def runs_of(self, session_id: str, *, after: Run | None, limit: int) -> list[Run]:
+        """Oldest first; ``after`` is the last one of the page before."""
+        query = select(runs).where(runs.c.session_id == session_id)
+        if after is not None:
+            later = runs.c.created_at > after.created_at
+            same = and_(runs.c.created_at == after.created_at, runs.c.id > after.id)
+            query = query.where(or_(later, same))
+        query = query.order_by(runs.c.created_at, runs.c.id).limit(limit)
+        return [_run(row) for row in await self._database.all(query)]
+
+    async def events(
+        self, run_id: str, *, after: int = 0, limit: int | None = None
+    ) -> list[LogEntry]:
         query = (
             select(run_events)
             .where(run_events.c.run_id == run_id, run_events.c.seq > after)
             .order_by(run_events.c.seq)
+            .limit(limit)
         )
         return [LogEntry(**row._mapping) for row in await self._database.all(query)]  # noqa: SLF001  (SQLAlchemy's public name for it)
 
@@ -147,6 +184,15 @@ class RunRows:
             .limit(limit)
         )
         return [_session(row) for row in await self._database.all(query)]
+
+    async def add_session(self, session: Session) -> None:
+        row = {name: getattr(session, name) for name in session.__slots__}
+        await self._database.write(insert(sessions).values(row))
+
+    async def rename_session(self, session_id: str, name: str | None) -> None:
+        await self._database.write(
+            update(sessions).where(sessions.c.id == session_id).values(name=name)
+        )
 
     async def move_sessions(self, before: str, after: str, as_of: float) -> None:
         """Sessions of an incarnation go on in another one, which has its files as of then; those
@@ -194,6 +240,8 @@ def _changes(run: Run, entries: list[LogEntry]) -> list[Statement]:
                 last_used_at=run.finished_at or run.started_at,
             )
         )
+    if run.finished and run.attachments:
+        changes.append(delete(run_attachments).where(run_attachments.c.run_id == run.id))
     if entries:
         rows = [
             {

@@ -11,8 +11,8 @@ import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import structlog
 from sqlalchemy.exc import IntegrityError
@@ -24,6 +24,7 @@ from hutch.errors import (
     IdempotencyMismatch,
     InvalidRequest,
     NotFound,
+    NotSupported,
     PromptTooLarge,
     QueueFull,
     SessionBusy,
@@ -37,11 +38,20 @@ from hutch.runs.log import RunLog
 from hutch.runs.models import LogEntry, Run, Session, Standing
 from hutch.runs.queue import RunQueue
 from hutch.runs.rows import RunRows
+from hutch.runs.sessions import Sessions, no_session
 from hutch.sandboxes.runtime_client import RuntimeClient
 from hutch.sandboxes.service import Sandboxes
 from hutch.vault.models import Result
 from hutch.vault.service import Vault
-from hutch_runtime.protocol import PROMPT_MAX_BYTES, Provider
+from hutch_runtime.protocol import (
+    PROMPT_MAX_BYTES,
+    PROVIDERS,
+    SUPPORTED,
+    Attachment,
+    Options,
+    Provider,
+    unsupported,
+)
 
 _log = structlog.get_logger()
 
@@ -60,12 +70,26 @@ class NewRun:
     idempotency_key: str | None = None
     begins: bool = False  # session_id is of a session that this run begins
     asked: str | None = None  # what the caller sent, where prompt and session were made of it
+    options: Options = field(default_factory=Options)
+    attachments: tuple[Attachment, ...] = ()
 
     def hash(self) -> str:
         """The same for the same request, to tell a repeat from a reused key."""
         if self.asked is not None:
             return hashlib.sha256(self.asked.encode()).hexdigest()
-        parts = [self.provider, self.prompt, self.model, self.session_id, self.timeout_s]
+        parts: list[Any] = [
+            self.provider,
+            self.prompt,
+            self.model,
+            self.session_id,
+            self.timeout_s,
+        ]
+        if self.options.given or self.attachments:
+            parts.append(self.options.to_dict())
+            parts += [
+                [one.name, one.media_type, hashlib.sha256(one.content).hexdigest()]
+                for one in self.attachments
+            ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -99,6 +123,7 @@ class Runs:
         self._limits = limits
         self._timeout_s = timeout_s
         self._timeout_max_s = timeout_max_s
+        self.sessions = Sessions(rows, sandboxes, runtime, clock, busy=queue.session_busy)
         self._live: dict[str, Dispatch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -120,10 +145,11 @@ class Runs:
 
     async def submit(self, user_id: str, new: NewRun) -> Run:
         """Accept a run. Raises ``InvalidRequest``, ``PromptTooLarge``, ``NotFound`` (session),
-        ``AgreementRequired``, ``CredentialMissing``, ``NeedsLogin``, ``IdempotencyMismatch``,
-        ``SessionBusy``, ``QueueFull``.
+        ``NotSupported``, ``AgreementRequired``, ``CredentialMissing``, ``NeedsLogin``,
+        ``IdempotencyMismatch``, ``SessionBusy``, ``QueueFull``.
         """
         _check_prompt(new.prompt)
+        _check_support(new)
         timeout_s = new.timeout_s or self._timeout_s
         if not 0 < timeout_s <= self._timeout_max_s:
             raise InvalidRequest(
@@ -150,6 +176,12 @@ class Runs:
             created_at=now,
             idempotency_key=new.idempotency_key,
             request_hash=new.hash(),
+            options=new.options.to_dict() or None,
+            attachments=[
+                {"name": one.name, "media_type": one.media_type, "bytes": len(one.content)}
+                for one in new.attachments
+            ]
+            or None,
         )
         # The CLI's own id of a session never changes once it is known; until then the row has to be
         # read again when the run's turn comes.
@@ -162,7 +194,7 @@ class Runs:
             del self._live[run.id]
             raise
         try:
-            await self._rows.add(run, session if fresh else None)
+            await self._rows.add(run, session if fresh else None, new.attachments)
         except BaseException as error:
             del self._live[run.id]
             self._queue.left(run.id, joined=False)
@@ -176,7 +208,7 @@ class Runs:
                 raise SessionBusy(
                     "Another request has begun this session at the same moment.", hint="Repeat it."
                 ) from None
-            raise _no_session() from None
+            raise no_session() from None
         self._start(dispatch, self._queue.join(dispatch, limits))
         return run
 
@@ -267,26 +299,6 @@ class Runs:
                 live.cancel()
         return await self.get(user_id, run_id)
 
-    async def session(self, user_id: str, session_id: str) -> Session:
-        session = (
-            await self._rows.session(user_id, session_id) if is_id(session_id, "ses") else None
-        )
-        if session is None:
-            raise _no_session()
-        return session
-
-    async def sessions(self, user_id: str, *, limit: int) -> list[Session]:
-        return await self._rows.sessions(user_id, limit=min(limit, PAGE_MAX))
-
-    async def delete_session(self, user_id: str, session_id: str) -> None:
-        """And its runs and events. Raises ``SessionBusy`` while one of them is unfinished."""
-        session = await self.session(user_id, session_id)
-        if self._queue.session_busy(session.id):
-            raise SessionBusy(
-                "A run of this session has not finished.", hint="Cancel it, or wait for it."
-            )
-        await self._rows.delete_session(session.id)
-
     async def end_all(self, user_id: str) -> None:
         """Cancel whatever the user has under way, and wait until it has ended."""
         for live in [live for live in self._live.values() if live.run.user_id == user_id]:
@@ -306,7 +318,7 @@ class Runs:
         if new.session_id is None or new.begins:
             session_id = new.session_id or new_id("ses")
             return Session(session_id, user_id, new.provider, None, None, now, now), True
-        session = await self.session(user_id, new.session_id)
+        session = await self.sessions.get(user_id, new.session_id)
         if session.provider != new.provider:
             raise InvalidRequest(
                 f"This session belongs to {session.provider}, not to {new.provider}.",
@@ -387,7 +399,19 @@ def _check_prompt(prompt: str) -> None:
         )
 
 
-def _no_session() -> NotFound:
-    return NotFound(
-        "There is no such session.", hint="Leave out session_id to start one; GET /v1/sessions."
+def _check_support(new: NewRun) -> None:
+    problem = unsupported(
+        new.provider, new.options, new_session=new.session_id is None or new.begins
+    )
+    if problem is None:
+        return
+    name, at_start = problem
+    if at_start:
+        raise NotSupported(
+            f"{new.provider} takes {name} only with the first run of a session, for all of it.",
+            hint="Leave out session_id to start a new one.",
+        )
+    able = [provider for provider in PROVIDERS if name in SUPPORTED[provider]]
+    raise NotSupported(
+        f"{new.provider} does not know {name}.", hint=f"These do: {', '.join(able)}."
     )

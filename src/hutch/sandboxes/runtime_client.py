@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import io
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 import aiohttp
 
 from hutch.sandboxes.models import Sandbox
-from hutch_runtime.protocol import EVENT_MAX_BYTES, KIB, Provider
+from hutch_runtime.protocol import EVENT_MAX_BYTES, KIB, Attachment, Provider
 
 _CONNECT_S: Final = 5
 _ANSWER_S: Final = 10  # for calls that answer at once
@@ -72,12 +73,25 @@ class RuntimeClient:
         prompt: str,
         model: str | None,
         session: str | None,
+        options: Mapping[str, Any] | None = None,
+        attachments: Sequence[Attachment] = (),
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Start the run, or attach to it if it has started; yields each event's JSON."""
-        body = {"run_id": run_id, "prompt": prompt, "model": model, "session": session}
+        """Start the run, or attach to it if it has started; yields each event's JSON. A runtime
+        from before there were options refuses them with 404 and no code.
+        """
+        body: dict[str, Any] = {
+            "run_id": run_id,
+            "prompt": prompt,
+            "model": model,
+            "session": session,
+        }
+        path = f"/{provider}"
+        if options or attachments:
+            path = f"/{provider}/with-options"
+            body |= {"options": options or {}, "attachments": [*map(_carried, attachments)]}
         # As a file: aiohttp writes a large one piece by piece, and warns of large bytes.
         data = io.BytesIO(json.dumps(body).encode())
-        async with self._stream(sandbox, "POST", f"/{provider}", data=data) as events:
+        async with self._stream(sandbox, "POST", path, data=data) as events:
             yield events
 
     @asynccontextmanager
@@ -148,6 +162,14 @@ class RuntimeClient:
                 yield response
         except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
             raise RuntimeUnreachable(type(error).__name__) from error
+
+
+def _carried(attachment: Attachment) -> dict[str, str]:
+    return {
+        "name": attachment.name,
+        "media_type": attachment.media_type,
+        "data": base64.b64encode(attachment.content).decode(),
+    }
 
 
 async def sse_data(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -268,6 +268,8 @@ sessions: Final = Table(
     Column("incarnation", String(32)),
     Column("created_at", Float, nullable=False),
     Column("last_used_at", Float, nullable=False),
+    Column("name", Words),
+    Column("forked_from", String(32)),  # a session, which may be deleted by now
     Index("ix_sessions_user_id_last_used_at", "user_id", "last_used_at"),
 )
 
@@ -299,10 +301,23 @@ runs: Final = Table(
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
+    Column("options", JSON),  # those that were given; null for none
+    Column("attachments", JSON),  # names, types and sizes; null for none
     UniqueConstraint("user_id", "idempotency_key"),
     Index("ix_runs_user_id_created_at", "user_id", "created_at"),
     Index("ix_runs_state", "state"),
     Index("ix_runs_incarnation", "incarnation"),
+)
+
+# What attachments hold, until their run has ended.
+run_attachments: Final = Table(
+    "run_attachments",
+    metadata,
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("media_type", String(200), nullable=False),
+    Column("content", LargeBinary, nullable=False),
 )
 
 run_events: Final = Table(

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
-from hutch_runtime.protocol import ErrorCode, EventType, Provider, StopReason
+from hutch_runtime.attachments import Placed
+from hutch_runtime.protocol import ErrorCode, EventType, Options, Provider, StopReason
 
 # Where a gateway serves sandboxes that have no address of their own, it knows them by their key.
 _SHARED_HOST: Final = "127.0.0.1"
@@ -84,6 +85,22 @@ class Setup:
         return {**variables, **{name.lower(): value for name, value in variables.items()}}
 
 
+PLAIN: Final = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked in one turn. ``model`` None is the CLI's default, also after a turn with
+    another one. ``options``: those that the agent was made with, and that need no agent of their
+    own.
+    """
+
+    text: str
+    model: str | None = None
+    options: Options = PLAIN
+    placed: tuple[Placed, ...] = ()
+
+
 class Turn(Protocol):
     """Where a provider puts what happens during one prompt."""
 
@@ -115,8 +132,8 @@ class Agent(Protocol):
         """Of the process that serves it, shared or not; None when there is none."""
         ...
 
-    async def prompt(self, text: str, model: str | None, turn: Turn) -> Outcome:
-        """Run one turn. ``model`` None is the CLI's default, also after a turn with another one.
+    async def prompt(self, prompt: Prompt, turn: Turn) -> Outcome:
+        """Run one turn.
 
         Raises ``AgentDied`` if the process ends meanwhile. A failure that the CLI reports is an
         ``Outcome`` and leaves the agent usable. When the task is cancelled the agent is not used
@@ -150,13 +167,30 @@ class Driver(Protocol):
         """True: idle agents cost next to nothing, since one process holds all of them."""
         ...
 
-    async def spare(self) -> Agent:
+    @property
+    def keeps_options(self) -> bool:
+        """True: what an agent was made with stays with its session, so that it may serve later
+        turns as well.
+        """
+        ...
+
+    def makes_own(self, options: Options) -> bool:
+        """Whether they need an agent that was made with them."""
+        ...
+
+    async def spare(self, options: Options = PLAIN) -> Agent:
         """A new session, as near to answering its first prompt as can be had without one. Returns
         when it is ready. Raises ``AgentStartFailed``.
         """
         ...
 
-    async def resume(self, session: str) -> Agent:
+    async def fork(self, session: str) -> str:
+        """Another session with what has been said in this one, of which no agent is alive; its id.
+        Raises ``SessionNotFound``, ``AgentStartFailed``.
+        """
+        ...
+
+    async def resume(self, session: str, options: Options = PLAIN) -> Agent:
         """Take up an earlier session, of which no agent is alive. ``session`` comes from outside:
         whatever it holds must be safe as an argument and in a path. Raises ``SessionNotFound``,
         ``AgentStartFailed``.

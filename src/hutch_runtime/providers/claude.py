@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -11,12 +12,15 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from hutch_runtime.attachments import note
 from hutch_runtime.process import Process, ProcessGone
-from hutch_runtime.protocol import LINE_MAX_BYTES, Provider
+from hutch_runtime.protocol import LINE_MAX_BYTES, Options, Provider
 from hutch_runtime.providers.base import (
+    PLAIN,
     AgentDied,
     AgentStartFailed,
     Outcome,
+    Prompt,
     RunError,
     SessionNotFound,
     Setup,
@@ -43,6 +47,7 @@ _ARGUMENTS: Final = (
 class ClaudeDriver:
     provider: Provider = "claude"
     shares_process = False
+    keeps_options = False
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -51,27 +56,44 @@ class ClaudeDriver:
         self._begun: OrderedDict[str, None] = OrderedDict()
         self._rehearse = setup.rehearse
 
-    async def spare(self) -> ClaudeAgent:
+    def makes_own(self, options: Options) -> bool:
+        # Each is a flag, or said once at the start: a second ``initialize`` is passed over.
+        return bool(options.given)
+
+    async def spare(self, options: Options = PLAIN) -> ClaudeAgent:
         session = str(uuid.uuid4())
         self._begun[session] = None
         while len(self._begun) > SESSIONS_KEPT:
             self._begun.popitem(last=False)
-        agent = await self._start(session, None, f"--session-id={session}")
+        agent = await self._start(session, None, options, f"--session-id={session}")
+        if options.given:
+            return agent  # somebody waits for it
         # The first alone: a later one may be somebody's, and its question would cost them.
         rehearse, self._rehearse = self._rehearse, False
         await agent.limber_up(rehearse=rehearse)
         return agent
 
-    async def resume(self, session: str) -> ClaudeAgent:
-        try:
-            session = str(uuid.UUID(session))
-        except ValueError:
-            raise SessionNotFound(session) from None
-        if self._has(session):
-            return await self._start(session, "resumed", f"--resume={session}")
+    async def resume(self, session: str, options: Options = PLAIN) -> ClaudeAgent:
+        session = _uuid(session)
+        if self._file(session) is not None:
+            return await self._start(session, "resumed", options, f"--resume={session}")
         if session in self._begun:
-            return await self._start(session, "resumed", f"--session-id={session}")
+            return await self._start(session, "resumed", options, f"--session-id={session}")
         raise SessionNotFound(session)
+
+    async def fork(self, session: str) -> str:
+        """``--fork-session`` writes the new session down at its first prompt, and not now, so its
+        file is copied: it names its session on each line, and nothing else depends on the name.
+        """
+        session, other = _uuid(session), str(uuid.uuid4())
+        path = self._file(session)
+        if path is None:
+            raise SessionNotFound(session)
+        try:
+            copy_session(path, session, other)
+        except OSError as error:
+            raise AgentStartFailed(f"the session could not be copied: {error.strerror}") from None
+        return other
 
     async def rest(self) -> None:
         """Nothing of its own: each agent has its process."""
@@ -79,14 +101,19 @@ class ClaudeDriver:
     async def close(self) -> None:
         """The same."""
 
-    def _has(self, session: str) -> bool:
+    def _file(self, session: str) -> Path | None:
         projects = self._setup.home / ".claude" / "projects"
-        return any(projects.glob(f"*/{session}.jsonl"))
+        return next(projects.glob(f"*/{session}.jsonl"), None)
 
     async def _start(
-        self, session: str, resumed: Literal["resumed"] | None, *arguments: str
+        self,
+        session: str,
+        resumed: Literal["resumed"] | None,
+        options: Options,
+        *arguments: str,
     ) -> ClaudeAgent:
-        agent = ClaudeAgent(session, resumed)
+        agent = ClaudeAgent(session, resumed, options)
+        arguments = (*arguments, *_flags(options))
         try:
             await agent.start(
                 (*self._setup.argv, *_ARGUMENTS, *arguments),
@@ -122,7 +149,10 @@ class ClaudeDriver:
 
 
 class ClaudeAgent:
-    def __init__(self, session: str, resumed: Literal["resumed"] | None) -> None:
+    def __init__(
+        self, session: str, resumed: Literal["resumed"] | None, options: Options = PLAIN
+    ) -> None:
+        self._options = options
         self._session = session
         self._resumed = resumed
         self._process: Process | None = None
@@ -175,7 +205,8 @@ class ClaudeAgent:
         except OSError as error:
             raise AgentStartFailed(f"claude could not be started: {error.strerror}") from None
         try:
-            await self._control({"subtype": "initialize"}, timeout_s=READY_TIMEOUT_S)
+            greeting = {"subtype": "initialize", **_greeting(self._options)}
+            answer = await self._control(greeting, timeout_s=READY_TIMEOUT_S)
         except TimeoutError:
             raise AgentStartFailed(f"claude was not ready after {READY_TIMEOUT_S:.0f} s") from None
         except AgentDied as died:
@@ -183,6 +214,9 @@ class ClaudeAgent:
             if words.startswith("No conversation found"):
                 raise SessionNotFound(self._session) from None
             raise AgentStartFailed(f"claude ended at its start, {died}: {words}") from None
+        if answer.get("subtype") != "success":
+            said = str(answer.get("error", "no reason given"))[:REASON_MAX_CHARS]
+            raise AgentStartFailed(f"claude refused the run's options: {said}")
 
     async def limber_up(self, *, rehearse: bool) -> None:
         """Go through what a first prompt needs, for the CLI to have loaded and compiled it: how
@@ -195,17 +229,19 @@ class ClaudeAgent:
             if rehearse:
                 await self._control({"subtype": "side_question", "question": "Ready?"})
 
-    async def prompt(self, text: str, model: str | None, turn: Turn) -> Outcome:
+    async def prompt(self, prompt: Prompt, turn: Turn) -> Outcome:
         self._cancelled = False
         await self._settle()
-        if model != self._model:
-            answer = await self._set_model(model)
+        if prompt.model != self._model:
+            answer = await self._set_model(prompt.model)
             if answer is not None:
                 return answer
-        self._emit, self._turn = turn, ClaudeTurn(turn)
+        structured = self._options.output_schema is not None
+        self._emit, self._turn = turn, ClaudeTurn(turn, structured=structured)
         self._outcome = asyncio.get_running_loop().create_future()
         try:
-            await self._send({"type": "user", "message": {"role": "user", "content": text}})
+            message = {"role": "user", "content": content(prompt)}
+            await self._send({"type": "user", "message": message})
             return await self._outcome
         finally:
             self._turn = self._emit = self._outcome = None
@@ -365,3 +401,63 @@ class ClaudeAgent:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _uuid(session: str) -> str:
+    try:
+        return str(uuid.UUID(session))
+    except ValueError:
+        raise SessionNotFound(session) from None
+
+
+def _flags(options: Options) -> tuple[str, ...]:
+    """What can only be said at the launch. Turns and dollars are counted by process."""
+    flags: tuple[str, ...] = ()
+    if options.max_turns is not None:
+        flags += (f"--max-turns={options.max_turns}",)
+    if options.max_cost_usd is not None:
+        flags += (f"--max-budget-usd={options.max_cost_usd:.6f}",)
+    return flags
+
+
+def _greeting(options: Options) -> dict[str, Any]:
+    """What is said by ``initialize``: a text of any length, and in no argument."""
+    said: dict[str, Any] = {}
+    if options.system_prompt is not None:
+        said["systemPrompt"] = [options.system_prompt]
+    if options.append_system_prompt is not None:
+        said["appendSystemPrompt"] = options.append_system_prompt
+    if said:
+        # Else a session keeps the system prompt that it began with, and this one were passed over.
+        said["systemPromptSnapshot"] = False
+    if options.output_schema is not None:
+        said["jsonSchema"] = json.loads(options.output_schema)
+    return said
+
+
+def content(prompt: Prompt) -> str | list[dict[str, Any]]:
+    """The prompt's text as it is; images as such, and where the files are."""
+    if not prompt.placed:
+        return prompt.text
+    blocks: list[dict[str, Any]] = [
+        {
+            "type": "image",
+            "source": {
+                "type": "base64",
+                "media_type": one.attachment.media_type,
+                "data": base64.b64encode(one.attachment.content).decode(),
+            },
+        }
+        for one in prompt.placed
+        if one.attachment.is_image
+    ]
+    text = {"type": "text", "text": prompt.text}
+    return [*blocks, {"type": "text", "text": note(prompt.placed)}, text]
+
+
+def copy_session(path: Path, session: str, other: str) -> None:
+    """Raises ``OSError``."""
+    lines = path.read_bytes().replace(session.encode(), other.encode())
+    draft = path.with_name(f".{other}.hutch")
+    draft.write_bytes(lines)
+    draft.replace(path.with_name(f"{other}.jsonl"))

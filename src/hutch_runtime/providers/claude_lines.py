@@ -96,8 +96,10 @@ _ERRORS: Final[dict[str, ErrorCode]] = {
 class ClaudeTurn:
     """Takes one turn's lines; ``feed`` returns the outcome with the last of them."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, *, structured: bool = False) -> None:
+        """``structured``: the answer is to be JSON of a schema."""
         self._turn = turn
+        self._structured = structured
         self._error = ""  # the CLI's word for what went wrong
         self._last_text = ""
         self._plans: set[str] = set()  # tool ids whose result says nothing
@@ -229,13 +231,27 @@ class ClaudeTurn:
             return Outcome("cancelled", text=self._last_text)
         if subtype == "error_max_turns":
             return Outcome("max_turns", text=self._last_text)
+        if subtype == "error_max_budget_usd":
+            return Outcome("max_cost", text=self._last_text)
+        if subtype == "error_max_structured_output_retries":
+            return Outcome("error", RunError("output_invalid", _message(line)), self._last_text)
         # A failed turn says subtype "success" too.
         if line.get("is_error") is True or subtype != "success":
             status = _count(line.get("api_error_status"))
             code = self._code(status, self._error, _str(line.get("terminal_reason")))
             return Outcome("error", RunError(code, _message(line)), self._last_text)
-        text = _str(line.get("result")) or self._last_text
+        text = self._structure(line) if self._structured else _str(line.get("result"))
+        text = text or self._last_text
         return Outcome("refusal" if line.get("stop_reason") == "refusal" else "end_turn", text=text)
+
+    def _structure(self, line: dict[str, Any]) -> str:
+        """What the model has handed in by the tool for it; "" if nothing."""
+        value = line.get("structured_output")
+        if value is None:
+            return ""
+        text = json.dumps(value, ensure_ascii=False)
+        self._turn.emit("text", text=text)
+        return text
 
     @staticmethod
     def _code(status: int | None, error: str, terminal_reason: str = "api_error") -> ErrorCode:

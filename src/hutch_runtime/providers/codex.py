@@ -12,14 +12,15 @@ steers the running turn.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
 from typing import Final
 
-from hutch_runtime.jsonrpc import RpcError
-from hutch_runtime.protocol import Provider
-from hutch_runtime.providers.base import AgentStartFailed, SessionNotFound, Setup
+from hutch_runtime.jsonrpc import ConnectionLost, RpcError
+from hutch_runtime.protocol import Options, Provider
+from hutch_runtime.providers.base import PLAIN, AgentStartFailed, SessionNotFound, Setup
 from hutch_runtime.providers.codex_agent import CodexAgent
 from hutch_runtime.providers.codex_requests import answer_request
 from hutch_runtime.providers.rpc_process import RpcProcess, SharedProcess, new_session
@@ -48,6 +49,7 @@ _QUIET: Final = (
 class CodexDriver:
     provider: Final[Provider] = "codex"
     shares_process: Final = True
+    keeps_options: Final = True  # a thread's instructions are in its rollout file
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -55,12 +57,15 @@ class CodexDriver:
         self._shared = SharedProcess(self._begin, self._greet)
         self._default_model: str | None = None
 
-    async def spare(self) -> CodexAgent:
+    def makes_own(self, options: Options) -> bool:
+        return bool(options.given & {"system_prompt", "append_system_prompt"})
+
+    async def spare(self, options: Options = PLAIN) -> CodexAgent:
         process = await self._shared.get()
         try:
             # The history by pages writes each item to a database of its own as well, in every
             # turn; nothing here reads it (docs/decisions/0009).
-            params = {**self._thread(), "historyMode": "legacy"}
+            params = {**self._thread(), "historyMode": "legacy", **_instructions(options)}
             result = await new_session(process, "thread/start", params)
         except RpcError as error:
             raise AgentStartFailed(error.message) from error
@@ -76,7 +81,26 @@ class CodexDriver:
         process.listen(session, agent)
         return agent
 
-    async def resume(self, session: str) -> CodexAgent:
+    async def fork(self, session: str) -> str:
+        if not _THREAD_ID.fullmatch(session):
+            raise SessionNotFound(session)
+        process = await self._shared.get()
+        try:
+            params = {"threadId": session, "excludeTurns": True, **self._thread()}
+            result = await new_session(process, "thread/fork", params)
+        except RpcError as error:
+            raise _refusal(error, session) from error
+        thread = result.get("thread")
+        forked = thread.get("id") if isinstance(thread, dict) else None
+        if not isinstance(forked, str):
+            raise AgentStartFailed("thread/fork was answered without an id")
+        # Its file is written; its first turn takes it up from there.
+        with contextlib.suppress(ConnectionLost, RpcError, TimeoutError):
+            await process.connection.request("thread/unsubscribe", {"threadId": forked})
+        return forked
+
+    async def resume(self, session: str, options: Options = PLAIN) -> CodexAgent:
+        del options  # a thread has its instructions from its start
         if not _THREAD_ID.fullmatch(session):
             raise SessionNotFound(session)
         process = await self._shared.get()
@@ -90,9 +114,7 @@ class CodexDriver:
             result = await new_session(process, "thread/resume", params)
         except RpcError as error:
             process.unlisten(session, agent)
-            if error.message.startswith(_NOT_FOUND):
-                raise SessionNotFound(session) from error
-            raise AgentStartFailed(error.message) from error
+            raise _refusal(error, session) from error
         except AgentStartFailed:
             process.unlisten(session, agent)
             raise
@@ -202,3 +224,17 @@ def _one_root() -> Path | None:
 def _model(result: dict[str, object]) -> str | None:
     model = result.get("model")
     return model if isinstance(model, str) else None
+
+
+def _instructions(options: Options) -> dict[str, str]:
+    said = {
+        "baseInstructions": options.system_prompt,
+        "developerInstructions": options.append_system_prompt,
+    }
+    return {name: text for name, text in said.items() if text is not None}
+
+
+def _refusal(error: RpcError, session: str) -> Exception:
+    if error.message.startswith(_NOT_FOUND):
+        return SessionNotFound(session)
+    return AgentStartFailed(error.message)

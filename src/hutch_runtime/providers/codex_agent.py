@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import Any, Literal
 
+from hutch_runtime.attachments import note
 from hutch_runtime.jsonrpc import ConnectionLost, RpcError
 from hutch_runtime.protocol import LINE_MAX_BYTES, StopReason
-from hutch_runtime.providers.base import AgentDied, Outcome, RunError, Turn
+from hutch_runtime.providers.base import AgentDied, Outcome, Prompt, RunError, Turn
 from hutch_runtime.providers.codex_events import TurnTranslator, read_totals
 from hutch_runtime.providers.rpc_process import FAREWELL_TIMEOUT_S, RpcAgent, RpcProcess
 
@@ -44,14 +46,14 @@ class CodexAgent(RpcAgent):
         self._running: _Running | None = None
         self._interrupts: set[asyncio.Task[None]] = set()
 
-    async def prompt(self, text: str, model: str | None, turn: Turn) -> Outcome:
+    async def prompt(self, prompt: Prompt, turn: Turn) -> Outcome:
         running = self._running = _Running(turn, self._totals)
-        # "text_elements" are marks that a user interface would draw.
-        content = {"type": "text", "text": text, "text_elements": []}
-        params: dict[str, Any] = {"threadId": self.session, "input": [content]}
-        wanted = model or self.default_model
+        params: dict[str, Any] = {"threadId": self.session, "input": content(prompt)}
+        wanted = prompt.model or self.default_model
         if wanted != self.model:
             params["model"] = wanted
+        if prompt.options.output_schema is not None:
+            params["outputSchema"] = json.loads(prompt.options.output_schema)
         try:
             await self._process.connection.request("turn/start", params)
             self.model = wanted
@@ -130,6 +132,18 @@ class CodexAgent(RpcAgent):
         # Dead, or the turn ended by itself: there is nothing left to let go of.
         with contextlib.suppress(ConnectionLost, RpcError, TimeoutError):
             await self._process.connection.request(method, params, timeout_s=FAREWELL_TIMEOUT_S)
+
+
+def content(prompt: Prompt) -> list[dict[str, Any]]:
+    """The prompt's text as it is; images as such, and where the files are."""
+    # "text_elements" are marks that a user interface would draw.
+    texts = [note(prompt.placed), prompt.text] if prompt.placed else [prompt.text]
+    images = [
+        {"type": "localImage", "path": str(one.path)}
+        for one in prompt.placed
+        if one.attachment.is_image
+    ]
+    return [*images, *({"type": "text", "text": text, "text_elements": []} for text in texts)]
 
 
 def _turn_id(params: dict[str, Any]) -> str | None:

@@ -21,8 +21,8 @@ import re
 from typing import Any, Final
 
 from hutch_runtime.jsonrpc import METHOD_NOT_FOUND, ConnectionLost, RpcError
-from hutch_runtime.protocol import Provider
-from hutch_runtime.providers.base import AgentStartFailed, SessionNotFound, Setup
+from hutch_runtime.protocol import Options, Provider
+from hutch_runtime.providers.base import PLAIN, AgentStartFailed, SessionNotFound, Setup
 from hutch_runtime.providers.gemini_agent import DEFAULT_MODEL, GeminiAgent
 from hutch_runtime.providers.gemini_settings import write_settings
 from hutch_runtime.providers.rpc_process import RpcProcess, SharedProcess, new_session
@@ -36,6 +36,7 @@ _MAX_HISTORY_ROUNDS: Final = 100_000
 class GeminiDriver:
     provider: Final[Provider] = "gemini"
     shares_process: Final = True
+    keeps_options: Final = True  # it has none
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -45,7 +46,15 @@ class GeminiDriver:
         # Sessions that the running process holds: our id → ACP's.
         self._loaded: dict[str, str] = {}
 
-    async def spare(self) -> GeminiAgent:
+    def makes_own(self, options: Options) -> bool:
+        del options
+        return False
+
+    async def fork(self, session: str) -> str:
+        raise AgentStartFailed(f"Gemini CLI cannot fork a session ({session})")
+
+    async def spare(self, options: Options = PLAIN) -> GeminiAgent:
+        del options
         process = await self._shared.get()
         try:
             result = await new_session(process, "session/new", self._place())
@@ -59,7 +68,8 @@ class GeminiDriver:
         process.listen(session, agent)
         return agent
 
-    async def resume(self, session: str) -> GeminiAgent:
+    async def resume(self, session: str, options: Options = PLAIN) -> GeminiAgent:
+        del options
         if not _SESSION_ID.fullmatch(session):
             raise SessionNotFound(session)
         process = await self._shared.get()

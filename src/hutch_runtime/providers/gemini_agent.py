@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from hutch_runtime.attachments import note
 from hutch_runtime.jsonrpc import ConnectionLost, RpcError
 from hutch_runtime.protocol import LINE_MAX_BYTES
-from hutch_runtime.providers.base import AgentDied, Outcome, RunError, Turn
+from hutch_runtime.providers.base import AgentDied, Outcome, Prompt, RunError, Turn
 from hutch_runtime.providers.gemini_errors import MODEL_NOT_FOUND_CLASS, error_code, readable
 from hutch_runtime.providers.gemini_events import TurnTranslator, stop_reason
 from hutch_runtime.providers.gemini_reports import take_report
@@ -45,12 +47,12 @@ class GeminiAgent(RpcAgent):
         self._asked = False  # the prompt is with the CLI
         self._cancelled = False
 
-    async def prompt(self, text: str, model: str | None, turn: Turn) -> Outcome:
+    async def prompt(self, prompt: Prompt, turn: Turn) -> Outcome:
         translator = self._translator = TurnTranslator(turn.emit)
         self._turn = turn
         self._cancelled = False
         try:
-            outcome = await self._run(text, model or DEFAULT_MODEL, translator)
+            outcome = await self._run(blocks(prompt), prompt.model or DEFAULT_MODEL, translator)
         except ConnectionLost as error:
             raise AgentDied(str(error)) from error
         finally:
@@ -103,7 +105,9 @@ class GeminiAgent(RpcAgent):
     def died(self, reason: str) -> None:
         self.end(reason)
 
-    async def _run(self, text: str, model: str, translator: TurnTranslator) -> Outcome:
+    async def _run(
+        self, content: list[dict[str, str]], model: str, translator: TurnTranslator
+    ) -> Outcome:
         request = self._process.connection.request
         here = {"sessionId": self._acp_session}
         try:
@@ -113,7 +117,7 @@ class GeminiAgent(RpcAgent):
             if self._cancelled:
                 return Outcome("cancelled")
             self._asked = True
-            asking = {**here, "prompt": blocks(text)}
+            asking = {**here, "prompt": content}
             result = await request("session/prompt", asking, timeout_s=None)
             self._asked = False
         except RpcError as error:
@@ -145,10 +149,21 @@ class GeminiAgent(RpcAgent):
             await notify("session/cancel", {"sessionId": self._acp_session})
 
 
-def blocks(text: str) -> list[dict[str, str]]:
+def blocks(prompt: Prompt) -> list[dict[str, str]]:
     """The prompt's content blocks; the user's text is the last, byte for byte."""
-    prompt = {"type": "text", "text": text}
+    text = {"type": "text", "text": prompt.text}
+    images = [
+        {
+            "type": "image",
+            "mimeType": one.attachment.media_type,
+            "data": base64.b64encode(one.attachment.content).decode(),
+        }
+        for one in prompt.placed
+        if one.attachment.is_image
+    ]
+    if prompt.placed:
+        return [{"type": "text", "text": note(prompt.placed)}, *images, text]
     # What JavaScript's trim takes away and Python's does not is the byte order mark.
-    if text.replace("\ufeff", " ").lstrip().startswith(_COMMAND_MARKS):
-        return [{"type": "text", "text": _GUARD}, prompt]
-    return [prompt]
+    if prompt.text.replace("\ufeff", " ").lstrip().startswith(_COMMAND_MARKS):
+        return [{"type": "text", "text": _GUARD}, text]
+    return [text]

@@ -81,10 +81,10 @@ async def _session(hutch: Hutch, user_id: str, name: str | None) -> tuple[str | 
     if name is None:
         return None, False
     if is_id(name, "ses"):
-        return (await hutch.runs.session(user_id, name)).id, True
+        return (await hutch.sessions.get(user_id, name)).id, True
     session_id = derived_id("ses", f"{user_id} {name}")
     try:
-        await hutch.runs.session(user_id, session_id)
+        await hutch.sessions.get(user_id, session_id)
     except NotFound:
         return session_id, False
     return session_id, True
