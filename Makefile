@@ -13,7 +13,7 @@ RUN := .venv/bin
 WORKING_UV = $$(uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down setup test check bench chaos python3-venv squid postgresql
+.PHONY: help up down setup test check fuzz bench chaos python3-venv squid postgresql
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -35,6 +35,10 @@ check: .venv/done  ## formatting, lint, types, import directions
 	@$(RUN)/ruff check --quiet .
 	@$(RUN)/mypy
 	@$(RUN)/lint-imports --no-cache
+
+fuzz: setup  ## made-up requests at the gateway for five minutes, and at the API in numbers
+	@HUTCH_TEST_FUZZ_S=300 HUTCH_TEST_EXAMPLES=100 $(RUN)/pytest --timeout 1800 \
+	  tests/gateway/test_fuzz.py tests/security/test_parsers.py tests/security/test_schema.py
 
 bench: setup squid  ## compare with the bare CLIs, the gateway with Squid, and time rests; half an hour
 	@$(RUN)/python -m bench

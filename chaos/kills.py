@@ -116,7 +116,7 @@ class Killer:
                 self._database(kind)
 
     def restart_ended(self) -> None:
-        """As a service manager does it: an API that starts while the engine is dead ends at once."""
+        """As a service manager does it: an API that starts while the engine is dead ends."""
         for part in self._service.ended():
             self._service.launch(part)
 

@@ -23,6 +23,7 @@ import pytest_asyncio
 from hutch.backends import nft
 from hutch.backends.base import Observed, SandboxSpec
 from hutch.backends.docker import DockerBackend
+from hutch.backends.docker_read import DESCRIPTION
 from hutch.backends.docker_spec import container_config, name_of, network_config
 from hutch.config import Settings
 from hutch.engine_door.server import Server
@@ -508,7 +509,7 @@ async def test_its_own_three_calls(scene: Scene) -> None:
 async def test_little_is_told(scene: Scene) -> None:
     """The engine's own answers say much about the machine."""
     _, body = await scene.ask("GET", f"/{scene.version}/info")
-    assert set(json.loads(body)) == {"Runtimes"}
+    assert set(json.loads(body)) == set(DESCRIPTION)
     _, body = await scene.ask("GET", "/version")
     assert set(json.loads(body)) == {"Version", "ApiVersion", "MinAPIVersion"}
 

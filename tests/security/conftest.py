@@ -70,7 +70,8 @@ def hall(
     image: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Hall]:
     directory = tmp_path_factory.mktemp(request.param)
-    with running_service(directory, ISOLATION=request.param, IMAGE=image) as service:
+    settings = {"ISOLATION": request.param, "IMAGE": image, "PREWARM": "codex"}
+    with running_service(directory, **settings) as service:
         yield Hall(request.param, service)
 
 

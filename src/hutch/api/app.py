@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from hutch.api import (
     admin,
@@ -77,5 +78,6 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
         chat,
         models,
     ):
-        app.include_router(part.router)
+        paths = (route.path for route in part.router.routes if isinstance(route, APIRoute))
+        app.include_router(part.router, responses=errors.documented(next(paths, "")))
     return app

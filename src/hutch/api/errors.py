@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from hutch import errors
-from hutch.api.compat.dialects import error_body
+from hutch.api.compat.dialects import error_body, error_model
 from hutch.api.refusal import Refusal
 
 _log = structlog.get_logger()
@@ -57,6 +57,21 @@ def refused(
         status_code=refusal.status,
         headers={**refusal.headers, **headers},
     )
+
+
+def documented(path: str) -> dict[int | str, dict[str, Any]]:
+    """What the endpoints below a path may answer instead of their own answers, for the OpenAPI
+    document.
+    """
+    by_status: dict[int, set[str]] = {500: {errors.HutchError.code}}
+    for kind, status in _STATUS:
+        by_status.setdefault(status, set()).add(kind.code)
+    for status, code in _CODES.items():
+        by_status.setdefault(status, set()).add(code)
+    return {
+        status: {"model": error_model(path), "description": f"Codes: {', '.join(sorted(codes))}, …"}
+        for status, codes in sorted(by_status.items())
+    }
 
 
 def install(app: FastAPI) -> None:

@@ -45,12 +45,17 @@ EVENT_KINDS: Final[dict[str, EventKind]] = {
 }
 
 
+# What the engine says of itself that walls are made of.
+DESCRIPTION: Final = (
+    *("ServerVersion", "KernelVersion", "CgroupVersion", "SecurityOptions", "Runtimes"),
+    *("RuncCommit", "LiveRestoreEnabled"),
+)
+
+
 def described(info: Mapping[str, Any]) -> str:
     """What walls are made of, from ``GET /info``: in the same words as long as nothing changes."""
-    runtimes = info.get("Runtimes") or {}
-    said = [info.get("ServerVersion"), info.get("KernelVersion"), info.get("CgroupVersion")]
-    said += [sorted(info.get("SecurityOptions") or ()), sorted(runtimes.items())]
-    said += [(info.get("RuncCommit") or {}).get("ID"), info.get("LiveRestoreEnabled")]
+    said = {name: info.get(name) for name in DESCRIPTION}
+    said["SecurityOptions"] = sorted(info.get("SecurityOptions") or ())
     return json.dumps(said, sort_keys=True)
 
 

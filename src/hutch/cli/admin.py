@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hutch.cli import audit, exits, keys, pool
+from hutch.cli.printable import echo
 from hutch.cli.profile import admin_client
 from hutch.cli.tables import table
 from hutch.config import Settings
@@ -32,7 +33,7 @@ def _print(value: dict[str, Any], as_json: bool) -> None:
         typer.echo(json_module.dumps(value))
     else:
         for name, text in value.items():
-            typer.echo(f"{name:<11} {text}")
+            echo(f"{name:<11} {text}")
 
 
 @users.command("create")
@@ -87,7 +88,7 @@ def delete_user(user_id: str, json: Json = False) -> None:
         **{name.replace("_", " "): gone[name] for name in rows},
     }
     for name, text in shown.items():
-        typer.echo(f"{name:<14} {text}")
+        echo(f"{name:<14} {text}")
 
 
 @vault.command("rotate")
@@ -98,11 +99,11 @@ def rotate_master_key(json: Json = False) -> None:
     if json:
         typer.echo(json_module.dumps(done))
         return
-    typer.echo(f"re-wrapped {done['rewrapped']} data keys with {done['master_key']}")
+    echo(f"re-wrapped {done['rewrapped']} data keys with {done['master_key']}")
     if done["forgotten"]:
-        typer.echo(f"destroyed {', '.join(done['forgotten'])}; back up the new master key now")
+        echo(f"destroyed {', '.join(done['forgotten'])}; back up the new master key now")
     if done["unreadable"]:
-        typer.echo(
+        echo(
             f"{done['unreadable']} data keys open with no master key and were left as they are: "
             "restore them from a backup, or delete their users"
         )

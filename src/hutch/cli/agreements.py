@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hutch.cli.printable import echo
 from hutch.cli.profile import user_client
-from hutch.cli.run import printable
 from hutch.config import Settings
 
 app = typer.Typer(help="Show and accept the texts that this service asks for.")
@@ -28,7 +28,7 @@ def show(
         typer.echo(json_module.dumps(agreements))
         return
     if not agreements:
-        typer.echo("There is nothing to accept here.")
+        echo("There is nothing to accept here.")
     for agreement in agreements:
         _show(agreement)
 
@@ -42,15 +42,15 @@ def accept(
     with user_client(Settings()) as client:
         body = {"document": document, "version": version}
         accepted = client.call("POST", "/v1/agreements", json=body)
-    typer.echo(f"accepted {document} {version} at {accepted['accepted_at']}")
+    echo(f"accepted {document} {version} at {accepted['accepted_at']}")
 
 
 def _show(agreement: dict[str, Any]) -> None:
     name, version = agreement["document"], agreement["version"]
-    typer.echo(f"== {name}, version {version} ==\n")
-    typer.echo(printable(agreement["text"]))
+    echo(f"== {name}, version {version} ==\n")
+    echo(agreement["text"])
     if agreement["accepted_at"]:
-        typer.echo(f"\nAccepted at {agreement['accepted_at']}.\n")
+        echo(f"\nAccepted at {agreement['accepted_at']}.\n")
     else:
         needed = "needed before your first run" if agreement["required"] else "not accepted"
-        typer.echo(f"\n{needed}: hutch agreements accept {name} {version}\n")
+        echo(f"\n{needed}: hutch agreements accept {name} {version}\n")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from hutch.cli.printable import echo
 from hutch.cli.profile import admin_client
 from hutch.cli.tables import table
 from hutch.client import Client
@@ -49,9 +50,9 @@ def verify(
         typer.echo(json_module.dumps(verdict))
     else:
         for fault in verdict["faults"]:
-            typer.echo(f"line {fault['seq']}: {fault['what']}")
+            echo(f"line {fault['seq']}: {fault['what']}")
         state = "intact" if verdict["intact"] else "NOT INTACT"
-        typer.echo(f"{state}: {verdict['lines']} lines; the last one's seal is {verdict['seal']}")
+        echo(f"{state}: {verdict['lines']} lines; the last one's seal is {verdict['seal']}")
     raise typer.Exit(0 if verdict["intact"] else 1)
 
 

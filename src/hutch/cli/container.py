@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hutch.cli.printable import echo
 from hutch.cli.profile import user_client
 from hutch.config import Settings
 
@@ -40,4 +41,4 @@ def _show(container: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json_module.dumps(container))
     else:
-        typer.echo(f"{container['id']} {container['observed']}")
+        echo(f"{container['id']} {container['observed']}")

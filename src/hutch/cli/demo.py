@@ -9,8 +9,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
+from hutch.cli.printable import printable
 from hutch.cli.profile import admin_client, client_with, save_user_key, saved_user_key
-from hutch.cli.run import printable
 from hutch.cli.tables import table
 from hutch.client import ApiError, Client
 from hutch.config import Settings

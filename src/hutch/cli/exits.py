@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hutch.cli.printable import echo
 from hutch.cli.profile import admin_client, user_client
 from hutch.cli.tables import table
 from hutch.config import Settings
@@ -30,12 +31,12 @@ def import_exits(
     with admin_client(Settings()) as admin:
         done = admin.call("POST", "/v1/admin/exits/import", json=body)
     would = "would be " if dry_run else ""
-    typer.echo(
+    echo(
         f"{would}added {done['added']}, {would}updated {done['updated']}, "
         f"unchanged {done['unchanged']}"
     )
     if done["egress"] == "direct":
-        typer.echo("Nobody uses them yet: set HUTCH_EGRESS=exits, and restart the service.")
+        echo("Nobody uses them yet: set HUTCH_EGRESS=exits, and restart the service.")
 
 
 @app.command("list")
@@ -77,7 +78,7 @@ def remove(
     with admin_client(Settings()) as admin:
         path = f"/v1/admin/exits/{exit_id}"
         admin.call("DELETE", path, params={"force": str(force).lower()})
-    typer.echo(f"removed {exit_id}")
+    echo(f"removed {exit_id}")
 
 
 def own_exit(json: Json = False) -> None:
@@ -90,21 +91,19 @@ def own_exit(json: Json = False) -> None:
     now, home = said["exit"], said["home"]
     if now is None:
         direct = said["egress"] == "direct"
-        typer.echo(
+        echo(
             "You leave through the server's own address."
             if direct
             else "You have no exit yet; your next run leases one."
         )
     else:
-        typer.echo(f"{now['ip'] or 'not probed yet'}  {now['kind']}  {now['health']}  {now['id']}")
+        echo(f"{now['ip'] or 'not probed yet'}  {now['kind']}  {now['health']}  {now['id']}")
         if now["id"] != home["id"]:
-            typer.echo(
-                f"a spare, while your own {home['id']} is {home['health']}: {home['reason']}"
-            )
+            echo(f"a spare, while your own {home['id']} is {home['health']}: {home['reason']}")
         elif now["reason"]:
-            typer.echo(now["reason"])
+            echo(now["reason"])
     for happening in said["history"]:
-        typer.echo(
+        echo(
             f"{happening['at']}  {happening['what']}  {happening['exit_id']}  {happening['detail']}"
         )
 
@@ -128,4 +127,4 @@ def _show(one: dict[str, Any], *, as_json: bool) -> None:
         typer.echo(json_module.dumps(one))
         return
     for name, value in one.items():
-        typer.echo(f"{name:<12} {'' if value is None else value}")
+        echo(f"{name:<12} {'' if value is None else value}")

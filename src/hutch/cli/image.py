@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from hutch.cli.printable import echo
 from hutch.cli.profile import admin_client
 from hutch.cli.tables import table
 from hutch.config import Settings
@@ -83,8 +84,8 @@ def roll(
     if json:
         typer.echo(json_module.dumps(rollout))
         return
-    typer.echo(f"{image} ({_short(rollout['image_id'])}) is being checked")
-    typer.echo("`hutch image status` tells how far it is, `hutch image rollback` stops it")
+    echo(f"{image} ({_short(rollout['image_id'])}) is being checked")
+    echo("`hutch image status` tells how far it is, `hutch image rollback` stops it")
 
 
 @app.command()
@@ -96,8 +97,8 @@ def rollback(json: Json = False) -> None:
     if json:
         typer.echo(json_module.dumps(given_up))
         return
-    typer.echo(f"gave up {given_up['image']} ({_short(given_up['image_id'])})")
-    typer.echo(f"new containers are made of {now['name']} ({_short(now['id'])})")
+    echo(f"gave up {given_up['image']} ({_short(given_up['image_id'])})")
+    echo(f"new containers are made of {now['name']} ({_short(now['id'])})")
 
 
 @app.command()
@@ -109,9 +110,9 @@ def status(json: Json = False) -> None:
         typer.echo(json_module.dumps(found))
         return
     current = found["current"]
-    typer.echo(f"new containers are made of {current['name']} ({_short(current['id'])})")
+    echo(f"new containers are made of {current['name']} ({_short(current['id'])})")
     if rollout := found["under_way"]:
-        typer.echo(f"being rolled out: {rollout['image']}, {rollout['phase']}")
+        echo(f"being rolled out: {rollout['image']}, {rollout['phase']}")
     table(
         ("image", "id", "containers", "by", "asked", "phase", "reason"),
         [_row(rollout, found["sandboxes"]) for rollout in found["history"]],
@@ -127,9 +128,9 @@ def prune(json: Json = False) -> None:
         typer.echo(json_module.dumps(removed))
         return
     for image in removed:
-        typer.echo(f"removed {' '.join(image['names'])} ({_short(image['id'])})")
+        echo(f"removed {' '.join(image['names'])} ({_short(image['id'])})")
     if not removed:
-        typer.echo("nothing to remove")
+        echo("nothing to remove")
 
 
 def _row(rollout: dict[str, Any], containers: dict[str, int]) -> tuple[str, ...]:

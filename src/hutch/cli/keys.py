@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from hutch.cli.printable import echo
 from hutch.cli.profile import (
     admin_client,
     save_user_key,
@@ -146,7 +147,7 @@ def _print(value: dict[str, Any], as_json: bool) -> None:
         typer.echo(json_module.dumps(value))
     else:
         for name, text in value.items():
-            typer.echo(f"{name:<12} {'' if text is None else text}")
+            echo(f"{name:<12} {'' if text is None else text}")
 
 
 def _show(keys: list[dict[str, Any]], *, as_json: bool) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from hutch.cli.printable import echo, printable
 from hutch.cli.profile import user_client
-from hutch.cli.run import printable
 from hutch.client import Client
 from hutch.config import Settings
 
@@ -25,10 +25,10 @@ def login(provider: Annotated[str, typer.Argument(help="codex or claude")]) -> N
 def _sign_in(client: Client, provider: str) -> int:
     path = f"/v1/credentials/{provider}/login"
     started = client.call("POST", path)
-    typer.echo(f"Open this page, and sign in there:\n\n  {printable(started['url'])}\n")
+    echo(f"Open this page, and sign in there:\n\n  {started['url']}\n")
     try:
         if started["code"]:
-            typer.echo(f"Enter this code there:  {printable(started['code'])}\n")
+            echo(f"Enter this code there:  {started['code']}\n")
         else:
             code = typer.prompt("Paste the code that the page shows", hide_input=True)
             client.call("POST", f"{path}/code", json={"code": code.strip()})
@@ -40,13 +40,13 @@ def _sign_in(client: Client, provider: str) -> int:
 
 
 def _wait(client: Client, path: str, provider: str) -> int:
-    typer.echo("Waiting for the sign-in …")
+    echo("Waiting for the sign-in …")
     found: dict[str, Any] = {"state": "pending"}
     while found["state"] == "pending":
         time.sleep(_POLL_S)
         found = client.call("GET", path)
     if found["state"] == "done":
-        typer.echo(f"Signed in: runs with {provider} are paid by this login from now on.")
+        echo(f"Signed in: runs with {provider} are paid by this login from now on.")
         return 0
     reason = printable(found["reason"]) or "it is gone; the container was ended"
     sys.stderr.write(f"The sign-in failed: {reason}\n")

@@ -14,6 +14,7 @@ from hutch.cli import admin, agreements, container, exits, image, keys, network
 from hutch.cli.api_secrets import settings_apart_from_environment
 from hutch.cli.doctor import doctor
 from hutch.cli.login import login
+from hutch.cli.printable import echo, printable
 from hutch.cli.profile import admin_client, user_client
 from hutch.cli.tables import table
 from hutch.client import ApiError, ClientError
@@ -106,7 +107,7 @@ def setup() -> None:
     """Install what is missing and build the image; start nothing."""
     from hutch.host.setup import set_up  # noqa: PLC0415  only this command needs it
 
-    asyncio.run(set_up(settings_apart_from_environment(), typer.echo))
+    asyncio.run(set_up(settings_apart_from_environment(), echo))
 
 
 @app.command()
@@ -154,7 +155,8 @@ def main() -> None:
 
 
 def _fail(message: str, hint: str) -> None:
-    sys.stderr.write(f"{message}\n{hint}\n" if hint else f"{message}\n")
+    text = f"{message}\n{hint}\n" if hint else f"{message}\n"
+    sys.stderr.write(printable(text))
     sys.exit(1)
 
 

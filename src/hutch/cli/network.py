@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hutch.cli.printable import echo
 from hutch.cli.profile import user_client
 from hutch.client import Client
 from hutch.config import Settings
@@ -43,4 +44,4 @@ def _put(client: Client, rules: list[str]) -> None:
 
 def _show(network: dict[str, Any]) -> None:
     for title, rules in (("everyone's", network["always"]), ("yours", network["allow"])):
-        typer.echo(f"{title}: {', '.join(rules) or 'none'}")
+        echo(f"{title}: {', '.join(rules) or 'none'}")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hutch.cli.printable import echo
 from hutch.cli.profile import admin_client
 from hutch.cli.tables import table
 from hutch.config import Settings
@@ -53,7 +54,7 @@ def health(json: Json = False) -> None:
         "alerts": found["alerts"],
     }
     for name, text in rows.items():
-        typer.echo(f"{name:<11} {text}")
+        echo(f"{name:<11} {text}")
 
 
 def maintain(json: Json = False) -> None:
@@ -64,28 +65,28 @@ def maintain(json: Json = False) -> None:
         typer.echo(json_module.dumps(tasks))
         return
     for task in tasks:
-        typer.echo(f"{task['name']:<11} {task['error'] or _counts(task['report'])}")
+        echo(f"{task['name']:<11} {task['error'] or _counts(task['report'])}")
 
 
 def assign(user_id: str, json: Json = False) -> None:
     """Give a user a container now: theirs, a warm one, or a new one."""
     with admin_client(Settings()) as admin:
         given = admin.assign(user_id)
-    typer.echo(json_module.dumps(given) if json else f"{given['id']} {given['observed']}")
+    echo(json_module.dumps(given) if json else f"{given['id']} {given['observed']}")
 
 
 def release(container_id: str) -> None:
     """End a container and all in it. One that nobody has used stays in the pool."""
     with admin_client(Settings()) as admin:
         kept = admin.release(container_id)["kept"]
-    typer.echo("kept: nobody has used it" if kept else "destroyed")
+    echo("kept: nobody has used it" if kept else "destroyed")
 
 
 def _show(scaling: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json_module.dumps(scaling))
         return
-    typer.echo(f"pool: {_pool(scaling['pool'])}; {_counts(scaling['inputs'])}")
+    echo(f"pool: {_pool(scaling['pool'])}; {_counts(scaling['inputs'])}")
     columns = ("at", "what", "from", "to", "why")
     table(
         columns,

@@ -9,9 +9,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
+from hutch.cli.printable import printable
 from hutch.client import Client
-
-_CONTROL: Final = {code: None for code in (*range(32), *range(127, 160)) if code not in {9, 10}}
 
 _WAITS: Final = {
     "session": "the session's run before it has not ended",
@@ -21,11 +20,6 @@ _WAITS: Final = {
     "memory": "the server is short of memory",
     "others_first": "others have waited longer for a container",
 }
-
-
-def printable(text: str) -> str:
-    """Without control characters: an agent's answer must not steer the reader's terminal."""
-    return text.translate(_CONTROL)
 
 
 def run(client: Client, provider: str, prompt: str, *, as_json: bool, **options: Any) -> int:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hutch.cli.printable import one_line
+
 _PIPED_WIDTH: Final = 1000  # columns; nothing is cut for a program to read
 
 
@@ -22,5 +24,5 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
     for column in columns:
         shown.add_column(column, no_wrap=True)
     for row in rows:
-        shown.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        shown.add_row(*(Text(one_line(cell)) if isinstance(cell, str) else cell for cell in row))
     console().print(shown)

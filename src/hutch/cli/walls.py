@@ -11,8 +11,10 @@ from rich.text import Text
 
 from hutch.backends.open import open_backend
 from hutch.cli.tables import console, table
+from hutch.clock import SystemClock
 from hutch.config import Settings
 from hutch.walls.models import Finding, Report, Verdict
+from hutch.walls.service import Walls
 from hutch.walls.trial import try_walls
 
 _WORDS: dict[Verdict, tuple[str, str]] = {
@@ -36,7 +38,9 @@ async def _try(settings: Settings) -> Report:
     # The engine's door takes no program that is run inside; whoever attacks has the engine itself.
     backend = open_backend(settings.model_copy(update={"engine_door": ""}))
     try:
-        return await try_walls(settings, backend, settings.image)
+        report = await try_walls(settings, backend, settings.image)
+        await Walls(settings, backend, SystemClock()).note(report, settings.image)
+        return report
     finally:
         await backend.close()
 

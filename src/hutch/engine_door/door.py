@@ -18,7 +18,7 @@ from aiodocker.exceptions import DockerError
 from aiohttp import web
 
 from hutch.backends.base import LABEL_IMAGE, LABEL_INCARNATION, LABEL_INSTANCE
-from hutch.backends.docker_read import EVENT_KINDS
+from hutch.backends.docker_read import DESCRIPTION, EVENT_KINDS
 from hutch.backends.docker_spec import chosen_isolation, container_config, name_of, network_name
 from hutch.backends.limits import resources_of
 from hutch.backends.privileges import FIREWALL, LET_IN, PROCESSES, RECLAIM, STRAYS, Privileges
@@ -133,8 +133,9 @@ class EngineDoor:
 
     async def _info(self, asked: Asked, _: Mapping[str, str], __: bytes) -> Answer:
         expect(asked.query, {})
-        self._runtimes = await self._read_runtimes()
-        return _json({"Runtimes": {name: {} for name in self._runtimes}})
+        info = await self._engine.read("info")
+        self._runtimes = frozenset(info.get("Runtimes") or {})
+        return _json({name: info.get(name) for name in DESCRIPTION})
 
     async def _read_runtimes(self) -> frozenset[str]:
         return frozenset((await self._engine.read("info")).get("Runtimes") or {})

@@ -16,6 +16,7 @@ from hutch.backends.limits import resources_of
 from hutch.clock import Clock
 from hutch.config import Settings
 from hutch.errors import HostNotReady
+from hutch.walls.models import Report
 from hutch.walls.record import Outcome, Records
 from hutch.walls.trial import try_walls
 
@@ -47,13 +48,25 @@ class Walls:
         known = self._records.find(fingerprint)
         if known is not None and known.holds:
             return known
+        if self._settings.engine_door:
+            raise HostNotReady(
+                "The walls of a sandbox have not been tried as they are, or did not hold; the "
+                "engine's door takes no program to run in one.",
+                hint="`hutch doctor --deep` tries them, as a user who may speak to the engine.",
+            )
         report = await try_walls(self._settings, self._backend, image)
-        outcome = Outcome.of(report, self._clock.now())
-        await asyncio.to_thread(self._records.keep, fingerprint, outcome)
+        outcome = await self.note(report, image)
         for name, detail, _ in outcome.failures:
             _log.error("wall.failed", wall=name, detail=detail)
         if outcome.holds:
             _log.info("walls.held", attempts=outcome.attempts, seconds=round(report.seconds, 1))
+        return outcome
+
+    async def note(self, report: Report, image: str) -> Outcome:
+        """Remember what came of a trial."""
+        outcome = Outcome.of(report, self._clock.now())
+        fingerprint = await self._fingerprint(image)
+        await asyncio.to_thread(self._records.keep, fingerprint, outcome)
         return outcome
 
     async def require(self, image: str) -> None:

@@ -117,7 +117,7 @@ class ClaudeTurn:
             case "result":
                 self._usage(line)
                 return self._outcome(line, cancelled=cancelled)
-            case kind if kind not in _SILENT_TYPES:
+            case kind if _str(kind) not in _SILENT_TYPES:
                 self.unparsed(line)
         return None
 
@@ -139,9 +139,9 @@ class ClaudeTurn:
                 case "thinking_delta":
                     if mine:
                         self._turn.emit("reasoning.delta", text=_str(delta.get("thinking")))
-                case other if other not in _SILENT_DELTAS:
+                case other if _str(other) not in _SILENT_DELTAS:
                     self.unparsed(line)
-        elif kind not in _SILENT_STREAM_EVENTS:
+        elif _str(kind) not in _SILENT_STREAM_EVENTS:
             self.unparsed(line)
 
     def _assistant(self, line: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ class ClaudeTurn:
                 self._tool_started(block)
             case kind if isinstance(kind, str) and kind.endswith("_tool_result"):
                 self._tool_finished(block)
-            case kind if kind not in _SILENT_BLOCKS:
+            case kind if _str(kind) not in _SILENT_BLOCKS:
                 self.unparsed(line)
 
     def _user(self, line: dict[str, Any]) -> None:
@@ -200,7 +200,7 @@ class ClaudeTurn:
                 status=status,
                 code=self._code(status, _str(line.get("error"))),
             )
-        elif subtype not in _SILENT_SUBTYPES:
+        elif _str(subtype) not in _SILENT_SUBTYPES:
             self.unparsed(line)
 
     def _usage(self, line: dict[str, Any]) -> None:

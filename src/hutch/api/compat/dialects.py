@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, Field
 
 from hutch.api.refusal import Refusal
 
@@ -26,6 +28,38 @@ _ANTHROPIC_TYPES: Final = (
 )
 
 
+class ErrorText(BaseModel):
+    code: str = Field(description="Stable; docs/api.md explains each.")
+    message: str
+    hint: str = Field(description="What to do, or empty.")
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorText
+
+
+class OpenAIErrorText(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIError(BaseModel):
+    error: OpenAIErrorText
+
+
+class AnthropicErrorText(BaseModel):
+    type: str
+    message: str
+    code: str
+
+
+class AnthropicError(BaseModel):
+    type: Literal["error"]
+    error: AnthropicErrorText
+
+
 def error_body(path: str, refusal: Refusal) -> dict[str, Any]:
     """As clients of the endpoint at this path expect it."""
     if _is_below(path, _OPENAI):
@@ -34,6 +68,13 @@ def error_body(path: str, refusal: Refusal) -> dict[str, Any]:
         return anthropic_error(refusal)
     error = {"code": refusal.code, "message": refusal.message, "hint": refusal.hint}
     return {"error": error}
+
+
+def error_model(path: str) -> type[BaseModel]:
+    """What ``error_body`` makes, as a shape."""
+    if _is_below(path, _OPENAI):
+        return OpenAIError
+    return AnthropicError if _is_below(path, _ANTHROPIC) else ErrorAnswer
 
 
 def error_frame(path: str, refusal: Refusal) -> bytes:

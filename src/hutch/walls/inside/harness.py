@@ -84,11 +84,12 @@ def _outcome(attempt: Callable[[], str]) -> dict[str, str]:
 
 def facts() -> dict[str, Any]:
     """Who this process is to the kernel, and who the processes of agents are."""
-    until, agents = time.monotonic() + _AGENT_WITHIN_S, list[str]()
+    until, agents = time.monotonic() + _AGENT_WITHIN_S, list[dict[str, str]]()
     while not agents and time.monotonic() < until:
-        agents = [pid for pid in os.listdir("/proc") if pid.isdigit() and _is_agent(pid)]
+        found = [pid for pid in os.listdir("/proc") if pid.isdigit() and _is_agent(pid)]
+        agents = [status for pid in found[:8] if (status := _status(pid))]  # not of one that ended
         time.sleep(0.1)
-    return {"self": _status("self"), "agents": [_status(pid) for pid in agents[:8]]}
+    return {"self": _status("self"), "agents": agents}
 
 
 def _is_agent(pid: str) -> bool:
