@@ -13,6 +13,7 @@ from hutch.api import health
 from hutch.app import Hutch
 from hutch.backends.base import Observed, SandboxSpec
 from hutch.errors import SandboxFailed
+from hutch.runs.service import NewRun
 from hutch.sandboxes import service
 from tests.orchestrator.conftest import World, new_user, run_to_end
 from tests.orchestrator.runtime import ScriptedBackend, waits_for_release
@@ -80,3 +81,21 @@ async def test_a_hanging_engine_holds_nobody_up_who_has_a_sandbox(
     assert (await run_to_end(hutch, other)).state == "succeeded"
     assert (await health.readyz(hutch, Response()))["backend"] == "ok"
     assert len(await backend.list()) == 2
+
+
+@pytest.mark.parametrize("wakes", [False, True])
+async def test_cancel_works_while_a_container_is_made_or_woken(
+    hanging: tuple[Hutch, BackendThatHangs], *, wakes: bool
+) -> None:
+    hutch, backend = hanging
+    user_id = await new_user(hutch, "someone")
+    if wakes:
+        await run_to_end(hutch, user_id)
+        await hutch.sandboxes.hibernate(user_id)
+    backend.answers.clear()
+    run = await hutch.runs.submit(user_id, NewRun("claude", "x"))
+    await asyncio.sleep(0.1)
+    await hutch.runs.cancel(user_id, run.id)
+    async with asyncio.timeout(20):
+        run = await hutch.runs.finished(user_id, run.id)
+    assert (run.state, run.started_at) == ("cancelled", None)
