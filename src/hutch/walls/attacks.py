@@ -26,6 +26,11 @@ _SECCOMP: Final = (
     "The filter of system calls is not in force: `docker info` has to name `seccomp` among the "
     "security options, and the engine must not run with `--seccomp-profile unconfined`."
 )
+_OLD_ENGINE: Final = (
+    "The engine's own filter of system calls lets it pass: Docker before 25 does. Use gVisor "
+    "(HUTCH_ISOLATION=gvisor), or a newer engine; against io_uring alone `sysctl "
+    "kernel.io_uring_disabled=2` is enough."
+)
 _PROC: Final = (
     "Files of the kernel are not protected inside sandboxes: the engine must be one that masks "
     "/proc and /sys, and must not run sandboxes privileged."
@@ -82,7 +87,7 @@ KERNEL: Final = (
     _call("bpf", "load BPF"),
     _call("perf", "open performance counters"),
     _call("userfaultfd", "handle page faults of the kernel"),
-    _call("io_uring", "use io_uring"),
+    _call("io_uring", "use io_uring", remedy=_OLD_ENGINE),
     _call("open_by_handle", "open a file by its handle, outside of any root"),
     _call("load_module", "load a kernel module"),
     _call("load_module_file", "load a kernel module from a file"),
@@ -157,7 +162,7 @@ NETWORK: Final = (
     _interface("raw_ip_header", "send packets with headers of its own making"),
     _interface("packet_socket", "read and send frames"),
     _interface("packet_socket_cooked", "read and send packets below IP"),
-    _interface("vsock", "open a socket to the hypervisor"),
+    Attack("network.vsock", "open a socket to the hypervisor", _REFUSE, _OLD_ENGINE, _NO_CALL),
 )
 
 ATTACKS: Final = (*KERNEL, *NETWORK)
