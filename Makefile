@@ -13,7 +13,7 @@ RUN := .venv/bin
 WORKING_UV = $$(uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down setup test check fuzz bench chaos python3-venv squid postgresql
+.PHONY: help up down setup test check sbom fuzz bench chaos python3-venv squid postgresql
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -30,11 +30,15 @@ setup: .venv/done  ## install what is missing and build the image, start nothing
 test: setup squid postgresql  ## every test, on the real engine and the real CLIs (TESTS=tests/host: only those)
 	@HUTCH_TEST_DATABASE=$(DATABASE) $(RUN)/pytest -n 2 --dist loadscope $(TESTS)
 
-check: .venv/done  ## formatting, lint, types, import directions
+check: .venv/done  ## formatting, lint, types, import directions, known vulnerabilities
 	@$(RUN)/ruff format --check --quiet .
 	@$(RUN)/ruff check --quiet .
 	@$(RUN)/mypy
 	@$(RUN)/lint-imports --no-cache
+	@$(RUN)/python -m supply_chain audit
+
+sbom: .venv/done  ## list what the service and the image are made of (CycloneDX, in build/sbom)
+	@$(RUN)/python -m supply_chain sbom
 
 fuzz: setup  ## made-up requests at the gateway for five minutes, and at the API in numbers
 	@HUTCH_TEST_FUZZ_S=300 HUTCH_TEST_EXAMPLES=100 $(RUN)/pytest --timeout 1800 \
