@@ -39,7 +39,7 @@ _KEYS: dict[Provider, str] = {
     "gemini": "AIza{}-{}",
 }
 
-Part: TypeAlias = Literal["model", "gateway", "api"]
+Part: TypeAlias = Literal["model", "door", "gateway", "api"]
 
 
 def fingerprint(key: str) -> str:
@@ -140,6 +140,36 @@ def tool_result(text: str) -> str:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An ordinary user, by number."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+    def argv(self) -> tuple[str, ...]:
+        groups = ",".join(map(str, (self.gid, *self.groups)))
+        # Where Python or the clone is in root's home nobody else can start it: then with the right
+        # to read, which is none to write, and a socket is opened by whoever may write to it.
+        reads = () if _anybody_can_read() else ("--inh-caps=-all,+dac_read_search",)
+        ambient = ("--ambient-caps=-all,+dac_read_search",) if reads else ()
+        return (
+            *("setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", f"--groups={groups}"),
+            *("--no-new-privs", *(reads or ("--inh-caps=-all",)), *ambient),
+            *(("--bounding-set=-all,+dac_read_search",) if reads else ("--bounding-set=-all",)),
+        )
+
+
+def _anybody_can_read() -> bool:
+    needed = (Path(sys.executable).resolve(), Path(sys.prefix), Path(__file__))
+    return all(
+        path.stat().st_mode & 0o005 == 0o005
+        for file in needed
+        for path in (file, *file.parents)[1:]
+    )
+
+
 @dataclass
 class Service:
     """Start it with ``running_service``."""
@@ -148,6 +178,7 @@ class Service:
     environment: Mapping[str, str]
     address: str  # where sandboxes reach the gateway
     model_port: int
+    identities: Mapping[str, Identity] = field(default_factory=dict)  # of parts that are not root's
     _running: dict[Part, subprocess.Popen[bytes]] = field(default_factory=dict)
     _clients: list[Client] = field(default_factory=list)
     _made: int = 0
@@ -194,6 +225,19 @@ class Service:
         self.launch(*names)
         self._wait_until_ready()
 
+    def open_door(self) -> None:
+        """The others do not start without."""
+        self.launch("door")
+        until = time.monotonic() + READY_S
+        while True:
+            try:
+                with socket.socket(socket.AF_UNIX) as door:
+                    door.connect(self.settings.engine_door)
+                return
+            except OSError:  # not there yet, or still that of one that was killed
+                assert time.monotonic() < until, self.log("door")
+                time.sleep(_POLL_S)
+
     def launch(self, *names: Part) -> None:
         """Without a wait until they are ready."""
         for name in names:
@@ -201,8 +245,8 @@ class Service:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
                 self._running[name] = subprocess.Popen(
-                    self._argv(name),
-                    env=dict(self.environment),
+                    (*self._identity(name), *self._argv(name)),
+                    env=self._environment(name),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -258,12 +302,23 @@ class Service:
         left += firewall_tables(self.settings.instance)
         return left.splitlines() + _processes_of(self.settings.data_dir)
 
+    def _environment(self, name: str) -> dict[str, str]:
+        """The door's socket is for the API's group, the gateway's for its own."""
+        whose = self.identities.get("api" if name == "door" else name)
+        group = {"HUTCH_SOCKET_GROUP": str(whose.gid)} if whose else {}
+        return {**self.environment, **group}
+
+    def _identity(self, name: str) -> tuple[str, ...]:
+        return self.identities[name].argv() if name in self.identities else ()
+
     def _argv(self, name: str) -> tuple[str, ...]:
         python = sys.executable
         match name:
             case "model":
                 port = ("--port", str(self.model_port))
                 return (python, "-m", "hutch.offline_model", *port, "--log", str(self.model_log))
+            case "door":
+                return (python, "-m", "hutch.engine_door")
             case "gateway":
                 return (python, "-m", "hutch.gateway", "--host", self.address)
             case _:
@@ -298,7 +353,13 @@ def chosen_database() -> str:
 
 
 @contextlib.contextmanager
-def running_service(data_dir: Path, *, database: str = "", **overrides: str) -> Iterator[Service]:
+def running_service(
+    data_dir: Path,
+    *,
+    database: str = "",
+    identities: Mapping[str, Identity] | None = None,
+    **overrides: str,
+) -> Iterator[Service]:
     """``overrides`` are settings by their names in the environment, without ``HUTCH_``. After it,
     nothing is left of it on the machine; that is asserted.
     """
@@ -306,11 +367,13 @@ def running_service(data_dir: Path, *, database: str = "", **overrides: str) -> 
         if (database or chosen_database()) == "postgresql":
             server = stack.enter_context(running_server())
             overrides["DATABASE_URL"] = server.new_database()
-        yield stack.enter_context(_running_service(data_dir, overrides))
+        yield stack.enter_context(_running_service(data_dir, overrides, identities or {}))
 
 
 @contextlib.contextmanager
-def _running_service(data_dir: Path, overrides: Mapping[str, str]) -> Iterator[Service]:
+def _running_service(
+    data_dir: Path, overrides: Mapping[str, str], identities: Mapping[str, Identity]
+) -> Iterator[Service]:
     api, gateway, model = free_ports(3)
     ours = {
         "DATA_DIR": str(data_dir),
@@ -324,15 +387,18 @@ def _running_service(data_dir: Path, overrides: Mapping[str, str]) -> Iterator[S
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HUTCH_")}
     environment = {**kept, **{f"HUTCH_{name}": value for name, value in ours.items()}}
     settings = Settings(**{name.lower(): value for name, value in ours.items()})  # type: ignore[arg-type]  # strings, as from the environment
-    service = Service(settings, environment, asyncio.run(_prepare(settings)), model)
+    ourselves = settings.model_copy(update={"engine_door": ""})  # root, as the tests are
+    service = Service(settings, environment, asyncio.run(_prepare(ourselves)), model, identities)
     try:
+        if settings.engine_door:
+            service.open_door()
         service.start("model", "gateway", "api")
         yield service
     finally:
         try:
             service.stop()
         finally:
-            asyncio.run(_clean_up(settings))
+            asyncio.run(_clean_up(ourselves))
         assert service.left_behind() == []
 
 

@@ -10,12 +10,14 @@ from typing import Final
 
 from hutch.errors import HostNotReady
 
+_BACKLOG: Final = 128
 _OWNER: Final = 0o600
 _OWNER_AND_GROUP: Final = 0o660
 
 
 def bind(path: Path, *, group: str = "") -> socket.socket:
-    """For this user, and for ``group`` if one is named. Raises ``HostNotReady``.
+    """For this user, and for ``group``, a name or a number, if one is given. Raises
+    ``HostNotReady``.
 
     Bound under another name and moved into place: never there with a wider mode, nor dead.
     """
@@ -31,8 +33,9 @@ def bind(path: Path, *, group: str = "") -> socket.socket:
         finally:
             os.umask(mask)
         if group:
-            shutil.chown(draft, group=group)
+            shutil.chown(draft, group=int(group) if group.isdecimal() else group)
         draft.chmod(_OWNER_AND_GROUP if group else _OWNER)
+        listener.listen(_BACKLOG)  # whoever sees it can connect
         draft.replace(path)
     except LookupError as error:
         listener.close()
