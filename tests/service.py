@@ -353,13 +353,7 @@ def chosen_database() -> str:
 
 
 @contextlib.contextmanager
-def running_service(
-    data_dir: Path,
-    *,
-    database: str = "",
-    identities: Mapping[str, Identity] | None = None,
-    **overrides: str,
-) -> Iterator[Service]:
+def running_service(data_dir: Path, *, database: str = "", **overrides: str) -> Iterator[Service]:
     """``overrides`` are settings by their names in the environment, without ``HUTCH_``. After it,
     nothing is left of it on the machine; that is asserted.
     """
@@ -367,13 +361,14 @@ def running_service(
         if (database or chosen_database()) == "postgresql":
             server = stack.enter_context(running_server())
             overrides["DATABASE_URL"] = server.new_database()
-        yield stack.enter_context(_running_service(data_dir, overrides, identities or {}))
+        yield stack.enter_context(running_apart(data_dir, {}, overrides))
 
 
 @contextlib.contextmanager
-def _running_service(
-    data_dir: Path, overrides: Mapping[str, str], identities: Mapping[str, Identity]
+def running_apart(
+    data_dir: Path, identities: Mapping[str, Identity], overrides: Mapping[str, str]
 ) -> Iterator[Service]:
+    """The same, with parts that are not root's, and on SQLite where the overrides do not say."""
     api, gateway, model = free_ports(3)
     ours = {
         "DATA_DIR": str(data_dir),

@@ -221,7 +221,7 @@ async def test_bodies_in_disguise(scene: Scene) -> None:
         answer = await scene.send(f"{head}{headers}\r\n".encode() + body)
         assert answer[0] == 0 or answer[0] >= 400, (headers, answer)
         assert scene.recorder.changes() == [], headers
-    big = right[:-1] + b" " * 70_000 + b"}"
+    big = right[:-1] + b" " * 300_000 + b"}"
     await refused(scene, await scene.ask("POST", target, big))
 
 
@@ -504,6 +504,23 @@ async def test_its_own_three_calls(scene: Scene) -> None:
     finally:
         await backend.close()
     assert scene.recorder.changes() == []
+
+
+async def test_programs_run_only_where_walls_are_tried(scene: Scene) -> None:
+    argv = {"argv": ["true"], "within_ms": 1000, "output_max": 10}
+    own, other = scene.own.handle, scene.other
+    for handle, body in (
+        (own, argv),
+        (other, argv),
+        (own, {**argv, "argv": []}),
+        (own, {**argv, "argv": "true"}),
+        (own, {**argv, "within_ms": 10**9}),
+        (own, {**argv, "user": "0"}),
+        (own, {**argv, "Privileged": True}),
+        (own, []),
+    ):
+        path = f"/hutch/containers/{handle}/execute"
+        await refused(scene, await scene.ask("POST", path, json.dumps(body).encode()))
 
 
 async def test_little_is_told(scene: Scene) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from hutch_runtime.protocol import PROVIDERS
 from tests.integration.test_rest import becomes
-from tests.service import Identity, Service, User, docker, running_service
+from tests.service import Identity, Service, User, docker, running_apart
 
 # By number: nobody has to be made for it. The API is in the gateway's group, nobody in the API's.
 GATEWAY = Identity(64102, 64102)
@@ -33,17 +33,16 @@ def service(image: str) -> Iterator[Service]:
         ):
             (home / name).mkdir(mode=mode)
             os.chown(home / name, uid, gid)
-        with running_service(
-            home / "data",
-            identities={"gateway": GATEWAY, "api": API},
-            ISOLATION="gvisor",
-            IMAGE=image,
-            INSTANCE_ID=os.urandom(4).hex(),
-            ENGINE_DOOR=str(home / "door" / "engine.sock"),
-            GATEWAY_CONTROL=str(home / "gateway" / "control.sock"),
-            FREEZE_AFTER_S="3",
-            HIBERNATE_AFTER_S="0",
-        ) as running:
+        settings = {
+            "ISOLATION": "gvisor",
+            "IMAGE": image,
+            "INSTANCE_ID": os.urandom(4).hex(),
+            "ENGINE_DOOR": str(home / "door" / "engine.sock"),
+            "GATEWAY_CONTROL": str(home / "gateway" / "control.sock"),
+            "FREEZE_AFTER_S": "3",
+            "HIBERNATE_AFTER_S": "0",
+        }
+        with running_apart(home / "data", {"gateway": GATEWAY, "api": API}, settings) as running:
             yield running
     finally:
         shutil.rmtree(home)

@@ -33,14 +33,13 @@ from hutch.backends.base import (
 )
 from hutch.backends.docker_spec import (
     RUNTIMES,
-    USER,
     chosen_isolation,
     container_config,
     name_of,
     network_config,
     network_name,
 )
-from hutch.backends.privileges import DoorPrivileges, OwnPrivileges, Privileges
+from hutch.backends.privileges import EXECUTE_S, DoorPrivileges, OwnPrivileges, Privileges
 from hutch.config import Settings
 from hutch.errors import BackendError, HutchError, ImageMissing
 
@@ -240,21 +239,10 @@ class DockerBackend:
     async def execute(
         self, handle: str, argv: Sequence[str], *, within_s: float, output_max: int
     ) -> bytes:
-        async with _call("run a program in a sandbox"):
-            program = await self._container(handle).exec(argv, stderr=False, user=USER)
-        output = bytearray()
-        limit_s = float(within_s + _CALL_S)
-        async with (
-            _call("run a program in a sandbox", limit_s=limit_s),
-            program.start(timeout=limit_s) as stream,
-        ):
-            try:
-                async with asyncio.timeout(within_s):
-                    while len(output) < output_max and (piece := await stream.read_out()):
-                        output += piece.data
-            except TimeoutError:
-                _log.warning("sandbox.program_slow", container=handle[:12], within_s=within_s)
-        return bytes(output[:output_max])
+        async with _call("run a program in a sandbox", limit_s=within_s + 2 * EXECUTE_S):
+            return await self._privileges.execute(
+                handle, argv, within_s=within_s, output_max=output_max
+            )
 
     async def image(self, name: str) -> Image | None:
         async with _call("look for an image"):

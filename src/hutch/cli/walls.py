@@ -35,7 +35,7 @@ def walls(settings: Settings, *, as_json: bool) -> bool:
 
 
 async def _try(settings: Settings) -> Report:
-    # The engine's door takes no program that is run inside; whoever attacks has the engine itself.
+    # Whoever asks holds the engine, and may do so before the door is there.
     backend = open_backend(settings.model_copy(update={"engine_door": ""}))
     try:
         report = await try_walls(settings, backend, settings.image)

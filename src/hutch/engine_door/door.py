@@ -8,6 +8,7 @@ network is, is read from the engine.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,15 +18,29 @@ from typing import Any, Final, TypeAlias
 from aiodocker.exceptions import DockerError
 from aiohttp import web
 
-from hutch.backends.base import LABEL_IMAGE, LABEL_INCARNATION, LABEL_INSTANCE
+from hutch.backends.base import (
+    LABEL_IMAGE,
+    LABEL_INCARNATION,
+    LABEL_INSTANCE,
+    LABEL_SANDBOX,
+    WALL_SANDBOX,
+)
 from hutch.backends.docker_read import DESCRIPTION, EVENT_KINDS
 from hutch.backends.docker_spec import chosen_isolation, container_config, name_of, network_name
 from hutch.backends.limits import resources_of
-from hutch.backends.privileges import FIREWALL, LET_IN, PROCESSES, RECLAIM, STRAYS, Privileges
+from hutch.backends.privileges import (
+    EXECUTE,
+    FIREWALL,
+    LET_IN,
+    PROCESSES,
+    RECLAIM,
+    STRAYS,
+    Privileges,
+)
 from hutch.config import Settings
 from hutch.engine_door.engine import Answer, Engine
 from hutch.engine_door.strict import Asked, Refused, expect, parsed
-from hutch.engine_door.walls import IMAGE, checked_container, checked_network
+from hutch.engine_door.walls import IMAGE, checked_container, checked_network, checked_program
 
 _GRACE_MAX_S: Final = 300
 _FOLLOWERS: Final = 16  # streams of events at once: each API process has one
@@ -70,6 +85,7 @@ class EngineDoor:
             _rule("DELETE", f"/images/(?P<image>{IMAGE.pattern})", self._remove_image),
             _rule("POST", f"/{RECLAIM}".format(handle=f"(?P<id>{_ID})"), self._reclaim),
             _rule("DELETE", f"/{STRAYS}".format(handle=f"(?P<id>{_ID})"), self._kill_strays),
+            _rule("POST", f"/{EXECUTE}".format(handle=f"(?P<id>{_ID})"), self._execute),
             _rule("GET", f"/{PROCESSES}", self._processes),
             _rule("POST", f"/{LET_IN}".format(handle=f"(?P<id>{_ID})"), self._let_in),
             _rule("PUT", f"/{FIREWALL}", self._put_up_firewall),
@@ -83,7 +99,7 @@ class EngineDoor:
         for method, pattern, handler in self._rules:
             found = pattern.fullmatch(asked.path) if method == asked.method else None
             if found is not None:
-                if body and handler not in {self._create, self._create_network}:
+                if body and handler not in {self._create, self._create_network, self._execute}:
                     raise Refused("body", "this call takes none")
                 return await handler(asked, found.groupdict(), body)
         raise Refused("call", "the backend of Hutch never makes this call")
@@ -133,12 +149,13 @@ class EngineDoor:
 
     async def _info(self, asked: Asked, _: Mapping[str, str], __: bytes) -> Answer:
         expect(asked.query, {})
-        info = await self._engine.read("info")
-        self._runtimes = frozenset(info.get("Runtimes") or {})
-        return _json({name: info.get(name) for name in DESCRIPTION})
+        said = await self._read_info()
+        return _json({name: said.get(name) for name in DESCRIPTION})
 
-    async def _read_runtimes(self) -> frozenset[str]:
-        return frozenset((await self._engine.read("info")).get("Runtimes") or {})
+    async def _read_info(self) -> Mapping[str, Any]:
+        said: Mapping[str, Any] = await self._engine.read("info")
+        self._runtimes = frozenset(said.get("Runtimes") or {})
+        return said
 
     # Containers
 
@@ -154,7 +171,8 @@ class EngineDoor:
         params = {"name": name_of(self._instance, spec.incarnation)}
         expect(asked.query, params)
         # Known since the API asked at its start: the engine takes 15 ms to describe itself.
-        self._runtimes = self._runtimes or await self._read_runtimes()
+        if not self._runtimes:
+            await self._read_info()
         image, others = await asyncio.gather(
             self._image(spec.image),
             self._engine.read("containers/json", {"all": "1", "filters": self._own_filter()}),
@@ -283,6 +301,18 @@ class EngineDoor:
                 return _json({"pids": await self._privileges.kill_strays(found["id"])})
             raise
         raise Refused("own", "the container is there, and its processes are no strays", status=409)
+
+    async def _execute(self, asked: Asked, found: Mapping[str, str], body: bytes) -> Answer:
+        """No shell into users' sandboxes: only where nothing is but attacks on the walls."""
+        expect(asked.query, {})
+        argv, within_s, most = checked_program(parsed(body))
+        labels = (await self._container(found["id"]))["Config"]["Labels"]
+        if not labels.get(LABEL_SANDBOX, "").startswith(WALL_SANDBOX):
+            raise Refused("own", "programs are run only where walls are tried")
+        output = await self._privileges.execute(
+            found["id"], argv, within_s=within_s, output_max=most
+        )
+        return _json({"output": base64.b64encode(output).decode()})
 
     async def _processes(self, asked: Asked, _: Mapping[str, str], __: bytes) -> Answer:
         expect(asked.query, {})

@@ -26,7 +26,7 @@ from hutch_runtime.protocol import KIB
 
 _log = structlog.get_logger()
 
-_BODY_MAX: Final = 64 * KIB  # a sandbox's is two
+_BODY_MAX: Final = 256 * KIB  # a sandbox's is two; the attacks on walls are sixty
 _BODY_S: Final = 10
 _HEADER_MAX: Final = 8 * KIB
 _IDLE_S: Final = 75

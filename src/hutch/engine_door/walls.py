@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from hutch.backends.base import Isolation, Resources, SandboxSpec
+from hutch.backends.base import WALL_SANDBOX, Isolation, Resources, SandboxSpec
 from hutch.backends.docker_spec import container_config, network_config, spec_of
 from hutch.engine_door.strict import Refused, canonical
 from hutch.ids import is_id
@@ -22,6 +22,8 @@ IMAGE: Final = re.compile(
     r"|(?:[a-z0-9][a-z0-9._-]*(?::[0-9]{1,5})?/){0,8}"
     r"[a-z0-9][a-z0-9._-]*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
 )
+_PROGRAM_MAX_MS: Final = 300_000
+_OUTPUT_MAX: Final = 1 << 20
 _VARIABLE: Final = re.compile(r"HUTCH_[A-Z0-9_]{1,64}")
 _VARIABLES: Final = 64
 _VALUE_MAX: Final = 4096
@@ -50,6 +52,19 @@ def checked_network(config: Any, *, instance: str, subnet: str) -> dict[str, Any
     return wanted
 
 
+def checked_program(wanted: Any) -> tuple[list[str], float, int]:
+    """``argv``, seconds, bytes: of what may be run in a container whose walls are being tried."""
+    match wanted:
+        case {"argv": [str(), *_] as argv, "within_ms": int(within), "output_max": int(most)} if (
+            len(wanted) == 3
+            and all(isinstance(word, str) and "\0" not in word for word in argv)
+            and 0 < within <= _PROGRAM_MAX_MS
+            and 0 < most <= _OUTPUT_MAX
+        ):
+            return argv, within / 1000, most
+    raise Refused("body", "that is no program with its limits")
+
+
 def _equal(config: Any, wanted: Mapping[str, Any]) -> None:
     if canonical(config) != canonical(wanted):
         where = next(_differences(config, wanted, ""), "something")
@@ -71,7 +86,9 @@ def _differences(given: Any, wanted: Any, where: str) -> Iterator[str]:
 def _names(spec: SandboxSpec, instance: str) -> None:
     if spec.instance != instance:
         raise Refused("own", "its label names another instance")
-    if not (is_id(spec.sandbox_id, "sbx") and is_id(spec.incarnation, "inc")):
+    if not (
+        is_id(spec.sandbox_id.removeprefix(WALL_SANDBOX), "sbx") and is_id(spec.incarnation, "inc")
+    ):
         raise Refused("walls", "its labels do not name a sandbox")
     if len(spec.image) > 255 or IMAGE.fullmatch(spec.image) is None:
         raise Refused("image", "that is no image's name")
