@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hutch.client import Client
 from hutch_runtime.protocol import PROVIDERS
 from tests.integration.test_rest import becomes
 from tests.service import Identity, Service, User, docker, running_apart
@@ -41,6 +43,7 @@ def service(image: str) -> Iterator[Service]:
             "GATEWAY_CONTROL": str(home / "gateway" / "control.sock"),
             "FREEZE_AFTER_S": "3",
             "HIBERNATE_AFTER_S": "0",
+            "WALLS": "enforce",  # so that it starts at all they were tried, through the door
         }
         with running_apart(home / "data", {"gateway": GATEWAY, "api": API}, settings) as running:
             yield running
@@ -94,6 +97,14 @@ def test_who_may_open_what(service: Service) -> None:
         assert open_socket(identity, path) == "PermissionError", path
 
 
+def test_the_walls_were_tried_and_hold(service: Service) -> None:
+    assert '"walls.held"' in (service.settings.logs_dir / "api.log").read_text()
+    with Client(service.url, "") as client:
+        assert client.call("GET", "/readyz")["firewall"] == "ok"
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True)
+    assert f"hutch-{service.settings.instance}" in tables.stdout
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_prompt(user: User, provider: str) -> None:
     run = user.run(provider, "Hello, sandbox.")
@@ -122,6 +133,12 @@ def test_a_door_that_died_is_missed_by_no_prompt(service: Service, user: User) -
     service.kill("door")
     assert user.run("claude", "And now?")["state"] == "succeeded"
     service.open_door()
+    table = ("inet", f"hutch-{service.settings.instance}")
+    subprocess.run(["nft", "delete", "table", *table], check=True, timeout=10)
+    until = time.monotonic() + 40
+    while subprocess.run(["nft", "list", "table", *table], capture_output=True).returncode:  # noqa: PLW1510  polled
+        assert time.monotonic() < until, "the new door did not put the firewall back"
+        time.sleep(0.2)
     becomes(user, "frozen")
     assert user.run("claude", "Awake?")["state"] == "succeeded"
 

@@ -20,8 +20,8 @@ from aiodocker import Docker
 
 from hutch.backends import docker_read
 from hutch.backends.base import FirewallLook
-from hutch.backends.engine_firewall import EngineFirewall
 from hutch.backends.docker_spec import USER
+from hutch.backends.engine_firewall import EngineFirewall
 from hutch.backends.gvisor_strays import kill_strays, runsc_processes
 from hutch.backends.reclaim import reclaim
 from hutch.config import Settings
