@@ -15,6 +15,7 @@ from hutch.cli.printable import echo
 from hutch.cli.profile import admin_client
 from hutch.cli.tables import table
 from hutch.config import Settings
+from hutch.images import service
 from hutch.images.base import Choice
 from hutch.images.build import build
 from hutch.images.listing import list_images
@@ -40,6 +41,21 @@ def build_image(
         built = asyncio.run(build(Settings(), base=base, force=force, say=say))
     if not built.fresh:
         say(f"{built.tag} is up to date ({built.content[:12]})")
+
+
+@app.command("service")
+def build_service_image(
+    base: Annotated[Choice, typer.Option(help="auto: public where it can be pulled")] = "auto",
+    tag: Annotated[str, typer.Option(help="The name it gets.")] = service.TAG,
+) -> None:
+    """Build the image of the service itself, for deploy/compose.yaml."""
+    console = Console(highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False)
+
+    with console.status("building …"):
+        asyncio.run(service.build_service(Settings(), base=base, tag=tag, say=say))
 
 
 @app.command("list")

@@ -14,11 +14,13 @@ import platform
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from hutch.images.inputs import Inputs
 from hutch.images.recipe import PYTHON, UNUSED
 from hutch.programs import run
+
+Part: TypeAlias = Literal["runtime", "service"]
 
 _POLL_S: Final = 0.2
 _NO_REGISTRY: Final = "Is the package registry reachable from this machine? Then try again."
@@ -62,14 +64,17 @@ def drop_unused(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-async def fetch_dependencies(inputs: Inputs) -> Path:
-    """A folder with the runtime's Python packages, of the versions and hashes in ``uv.lock``."""
+async def fetch_dependencies(inputs: Inputs, part: Part = "runtime") -> Path:
+    """A folder with the Python packages of the runtime in each sandbox, or of the service itself,
+    of the versions and hashes in ``uv.lock``.
+    """
+    groups = ("--only-group", "runtime") if part == "runtime" else ("--no-default-groups",)
 
     async def fetch(draft: Path) -> None:
         wanted = draft / "requirements.txt"
         await run(
             (
-                *("uv", "export", "--locked", "--only-group", "runtime", "--no-emit-project"),
+                *("uv", "export", "--locked", *groups, "--no-emit-project"),
                 *("--quiet", "--output-file", str(wanted)),
             ),
             cwd=inputs.root,
@@ -89,7 +94,8 @@ async def fetch_dependencies(inputs: Inputs) -> Path:
         # Commands, for the interpreter at this machine's path.
         shutil.rmtree(draft / "bin", ignore_errors=True)
 
-    return await _kept(inputs.build / "deps", [inputs.root / "uv.lock"], fetch)
+    name = "deps" if part == "runtime" else "service-deps"
+    return await _kept(inputs.build / name, [inputs.root / "uv.lock"], fetch)
 
 
 async def _kept(
