@@ -15,7 +15,7 @@ import pytest
 from hutch.client import Client
 from hutch_runtime.protocol import PROVIDERS
 from tests.integration.test_rest import becomes
-from tests.service import Identity, Service, User, docker, running_apart
+from tests.service import Identity, Part, Service, User, docker, running_apart
 
 # By number: nobody has to be made for it. The API is in the gateway's group, nobody in the API's.
 GATEWAY = Identity(64102, 64102)
@@ -69,14 +69,15 @@ def open_socket(identity: Identity, path: str) -> str:
     return done.stdout.strip()
 
 
-def status(service: Service, part: str) -> dict[str, str]:
+def status(service: Service, part: Part) -> dict[str, str]:
     pid = service._running[part].pid
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
 def test_who_they_are(service: Service) -> None:
-    for part, identity in (("api", API), ("gateway", GATEWAY)):
+    both: tuple[tuple[Part, Identity], ...] = (("api", API), ("gateway", GATEWAY))
+    for part, identity in both:
         found = status(service, part)
         assert {*found["Uid"].split(), *found["Gid"].split()} == {str(identity.uid)}
         assert int(found["CapEff"], 16) & ~(1 << 2) == 0  # at most to read: see Identity
