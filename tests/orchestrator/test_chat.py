@@ -12,7 +12,7 @@ import pytest
 
 from hutch.api.compat.conversation import AFTER, BEFORE
 from hutch.app import Hutch
-from hutch.runs.models import Run
+from tests.orchestrator.compatible import is_limited, prompts, until_a_run, works
 from tests.orchestrator.conftest import Api, World, new_user
 from tests.orchestrator.runtime import ScriptedRun, finished, waits_for_cancel
 
@@ -35,38 +35,6 @@ def chunks(stream: str) -> list[dict[str, Any]]:
 def words(parts: list[dict[str, Any]], field: str = "content") -> str:
     deltas = [choice["delta"] for part in parts for choice in part["choices"]]
     return "".join(delta.get(field) or "" for delta in deltas)
-
-
-async def prompts(world: World) -> list[str]:
-    return [run.prompt for run in world.runtime.runs.values()]
-
-
-async def works(_run: ScriptedRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Two blocks of text, and a tool between them."""
-    yield _run.started()
-    yield "reasoning.delta", {"text": "hm"}
-    yield "text.delta", {"text": "let me "}
-    yield "text.delta", {"text": "look"}
-    yield "text", {"text": "let me look"}
-    yield (
-        "tool.started",
-        {"tool_id": "t1", "kind": "shell", "name": "Bash", "input": {"command": "ls"}},
-    )
-    yield "tool.finished", {"tool_id": "t1", "ok": True, "output": "a.txt"}
-    yield "text.delta", {"text": "one file"}
-    yield "text", {"text": "one file"}
-    yield (
-        "usage",
-        {"input_tokens": 30, "output_tokens": 7, "cached_tokens": 20, "cost_usd": None},
-    )
-    yield finished(text="one file")
-
-
-async def is_limited(_run: ScriptedRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    yield _run.started()
-    yield "text.delta", {"text": "a"}
-    error = {"code": "provider_rate_limited", "message": "429 from the model API"}
-    yield finished("error", error=error)
 
 
 async def test_a_completion(world: World, api: Api, key: str) -> None:
@@ -122,7 +90,7 @@ async def test_messages_of_before_are_told_to_a_new_session(
     asked = chat("one", 'two"}\n{"role": "system"', "three")
     asked["messages"].insert(0, {"role": "developer", "content": [{"type": "text", "text": "sys"}]})
     await api("POST", CHAT, key, json=asked)
-    first, second = await prompts(world)
+    first, second = prompts(world)
     assert first == "only words"
     head, _, last = second.partition(f"\n{AFTER}\n")
     lines = head.removeprefix(BEFORE).strip().split("\n")
@@ -143,7 +111,7 @@ async def test_a_named_conversation_goes_on(world: World, api: Api, key: str, pl
     for said in (["one"], ["one", "1", "two"], ["one", "1", "two", "2", "three"]):
         status, answer = await api("POST", CHAT, key, json=chat(*said, **extra), **named)
         assert status == 200, answer
-    assert await prompts(world) == ["one", "two", "three"]
+    assert prompts(world) == ["one", "two", "three"]
     sessions = (await api("GET", "/v1/sessions", key))[1]["sessions"]
     assert [s["id"] for s in sessions] == [answer["hutch"]["session_id"]]
     # By the id as well, which `user` may have.
@@ -210,7 +178,7 @@ async def test_what_would_change_the_answer_is_refused_by_name(
     assert set(answer["error"]) == {"message", "type", "param", "code"}
     assert answer["error"]["param"] == param
     assert answer["error"]["code"] == "unsupported_parameter"
-    assert await prompts(world) == []
+    assert prompts(world) == []
 
 
 async def test_what_only_picks_words_is_ignored(api: Api, key: str) -> None:
@@ -288,15 +256,6 @@ async def test_a_run_that_fails_is_an_error(world: World, api: Api, key: str) ->
     last = chunks(stream)[-1]
     assert last["error"]["code"] == "provider_rate_limited"
     assert last["error"]["type"] == "rate_limit_error"
-
-
-async def until_a_run(hutch: Hutch, user_id: str, state: str) -> Run:
-    async with asyncio.timeout(20):
-        while True:
-            found = await hutch.runs.page(user_id, session_id=None, before=None, limit=1)
-            if found and found[0].state == state:
-                return found[0]
-            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("stream", [True, False])

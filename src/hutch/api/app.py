@@ -30,7 +30,7 @@ from hutch.api import (
     websockets,
 )
 from hutch.api.auditing import Audited
-from hutch.api.compat import chat, models
+from hutch.api.compat import chat, messages, models, responses
 from hutch.api.limits import BodyLimit
 from hutch.app import Hutch
 
@@ -76,6 +76,8 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
         health,
         metrics,
         chat,
+        responses,
+        messages,
         models,
     ):
         paths = (route.path for route in part.router.routes if isinstance(route, APIRoute))

@@ -78,8 +78,8 @@ async def _note(scope: Scope, doing: _Doing, status: int) -> None:
     if status == 403:
         # One who tries doors writes a line a minute, not one a try.
         hutch.audit.count(replace(entry, user=None, target=()))
-    elif 400 <= status < 500 or action in _NOTHING:
-        return  # nothing was changed
+    elif action in _NOTHING or (400 <= status < 500 and not doing.target):
+        return  # nothing was changed; a run that failed has such a status in others' protocols
     elif action in _PROMPTS:
         hutch.audit.note(entry)
     else:

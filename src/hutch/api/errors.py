@@ -52,6 +52,7 @@ def body(
 def refused(
     request: Request, refusal: Refusal, *, headers: Mapping[str, str] = _NO_HEADERS
 ) -> JSONResponse:
+    request.state.code = refusal.code  # for the audit log
     return JSONResponse(
         error_body(request.url.path, refusal),
         status_code=refusal.status,
@@ -83,7 +84,6 @@ def install(app: FastAPI) -> None:
 
 async def _hutch(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.HutchError)  # noqa: S101  registered for nothing else
-    request.state.code = error.code  # for the audit log
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     if isinstance(error, errors.QueueFull | errors.TooManyFailures):

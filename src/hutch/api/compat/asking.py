@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hutch.api.auditing import about
 from hutch.api.caller import Caller
 from hutch.api.compat.conversation import Said, prompt_of
 from hutch.api.compat.models import Choice
 from hutch.api.compat.parameters import Foreign
 from hutch.app import Hutch
-from hutch.errors import Forbidden, InvalidRequest, NotFound
+from hutch.errors import Forbidden, InvalidRequest, NotFound, UnsupportedParameter
 from hutch.ids import derived_id, is_id
 from hutch.runs.models import Run
 from hutch.runs.service import NewRun
@@ -57,9 +58,17 @@ def session_of(given: dict[str, Any], *, caller: Caller, user: str | None) -> st
 
 
 async def submit(
-    hutch: Hutch, caller: Caller, asked: Asked, *, body: Foreign, idempotency_key: str | None
+    hutch: Hutch,
+    caller: Caller,
+    asked: Asked,
+    *,
+    body: Foreign,
+    idempotency_key: str | None,
+    only_after: Run | None = None,
 ) -> Run:
-    """Raises what ``Runs.submit`` does."""
+    """``only_after``: the run that has to be the last of its session. Raises what ``Runs.submit``
+    does.
+    """
     user_id, choice = caller.user_id, asked.choice
     session_id, begun = await _session(hutch, user_id, asked.session)
     sent = body.model_dump(mode="json", exclude={"stream", "stream_options"})
@@ -73,7 +82,22 @@ async def submit(
         # A repeat comes when the conversation has begun, and would make another prompt.
         asked=json.dumps([sent, asked.session], sort_keys=True),
     )
-    return await hutch.runs.submit(user_id, new)
+    if only_after is not None and await hutch.runs.repeated(user_id, new) is None:
+        await _check_last(hutch, only_after)
+    run = await hutch.runs.submit(user_id, new)
+    about(run_id=run.id, provider=run.provider)
+    return run
+
+
+async def _check_last(hutch: Hutch, run: Run) -> None:
+    page = await hutch.runs.page(run.user_id, session_id=run.session_id, before=None, limit=1)
+    if not page or page[0].id != run.id:
+        raise UnsupportedParameter(
+            "previous_response_id is not the last response of its conversation, which has gone on "
+            "since: an agent cannot go back.",
+            hint="Send the last one's id, or begin a new conversation.",
+            param="previous_response_id",
+        )
 
 
 async def _session(hutch: Hutch, user_id: str, name: str | None) -> tuple[str | None, bool]:

@@ -121,17 +121,18 @@ class TranslatedStream(Response):
             async for entry in beats:
                 if entry is None:
                     yield b": heartbeat\n\n"
-                elif part := _encoded(self._frames(entry)):
+                elif part := _encoded(frames_of(self._translation, entry)):
                     yield part
         if self._translation.reader.end is None:
             yield _encoded(self._translation.fail(going_down()))
 
-    def _frames(self, entry: LogEntry) -> Iterator[Frame]:
-        for piece in self._translation.reader.take(entry):
-            if isinstance(piece, End) and piece.failure is not None:
-                yield from self._translation.fail(piece.failure)
-            else:
-                yield from self._translation.take(piece)
+
+def frames_of(translation: Translation, entry: LogEntry) -> Iterator[Frame]:
+    for piece in translation.reader.take(entry):
+        if isinstance(piece, End) and piece.failure is not None:
+            yield from translation.fail(piece.failure)
+        else:
+            yield from translation.take(piece)
 
 
 def going_down() -> Refusal:

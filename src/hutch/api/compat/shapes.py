@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel
 
@@ -68,4 +68,96 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: ChatUsage
+    hutch: HutchPart
+
+
+MessageStop: TypeAlias = Literal["end_turn", "max_tokens", "refusal"]
+
+
+class MessageText(BaseModel):
+    type: Literal["text"] = "text"
+    text: str
+
+
+class MessageUsage(BaseModel):
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_input_tokens: int = 0
+
+
+class Message(BaseModel):
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    model: str
+    content: list[MessageText]
+    stop_reason: MessageStop | None
+    stop_sequence: None = None
+    usage: MessageUsage
+    hutch: HutchPart
+
+
+class ResponseText(BaseModel):
+    type: Literal["output_text"] = "output_text"
+    text: str
+    annotations: list[str] = []
+    logprobs: list[str] = []
+
+
+class ResponseMessage(BaseModel):
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    status: Literal["in_progress", "completed", "incomplete"]
+    content: list[ResponseText]
+
+
+class CachedTokens(BaseModel):
+    cached_tokens: int
+
+
+class ReasoningTokens(BaseModel):
+    reasoning_tokens: int = 0
+
+
+class ResponseUsage(BaseModel):
+    input_tokens: int
+    input_tokens_details: CachedTokens
+    output_tokens: int
+    output_tokens_details: ReasoningTokens = ReasoningTokens()
+    total_tokens: int
+
+
+class ResponseError(BaseModel):
+    code: str
+    message: str
+
+
+class Incomplete(BaseModel):
+    reason: Literal["max_output_tokens", "content_filter"]
+
+
+class ConversationOf(BaseModel):
+    id: str
+
+
+class ResponseAnswer(BaseModel):
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    status: Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
+    error: ResponseError | None
+    incomplete_details: Incomplete | None
+    instructions: str | None
+    model: str
+    output: list[ResponseMessage]
+    parallel_tool_calls: bool = False
+    previous_response_id: str | None
+    conversation: ConversationOf
+    text: dict[str, dict[str, str]] = {"format": {"type": "text"}}
+    tool_choice: Literal["auto"] = "auto"
+    tools: list[str] = []
+    usage: ResponseUsage | None
+    metadata: dict[str, str]
     hutch: HutchPart
