@@ -20,6 +20,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 EXPECTED = {
     "/v1/credentials/codex/login": "503",  # no internet
     "/v1/credentials/claude/login/code": "400",  # none has begun
+    "/v1/messages/count_tokens": "400",  # always
     "/v1/agreements": "404",  # none is asked for
     "/v1/admin/image/roll": "404",
     "/v1/admin/image/rollback": "409",

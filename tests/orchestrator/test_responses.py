@@ -40,6 +40,9 @@ async def test_a_response(world: World, api: Api, key: str) -> None:
     assert (status, again["output"], again["usage"]) == (200, answer["output"], answer["usage"])
     status, answer = await api("GET", f"{RESPONSES}/resp_none", key)
     assert (status, answer["error"]["type"]) == (404, "invalid_request_error")
+    halves = response("go", metadata={"a": "\ud800"})
+    status, answer = await api("POST", RESPONSES, key, json=halves)
+    assert (status, answer["metadata"]) == (200, {"a": "?"})
 
 
 async def test_a_stream(world: World, api: Api, key: str) -> None:

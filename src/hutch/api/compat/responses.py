@@ -124,7 +124,7 @@ async def create_response(
         model=asked.model,
         instructions=asked.instructions,
         previous=asked.previous_response_id,
-        metadata={name: str(value) for name, value in (asked.metadata or {}).items()},
+        metadata={name: _encodable(value) for name, value in (asked.metadata or {}).items()},
     )
     goes_on = outlives(idempotency_key)
     if asked.stream:
@@ -161,6 +161,11 @@ async def _previous(hutch: Hutch, caller: Caller, asked: ResponsesRequest) -> Ru
             "There is no such response for previous_response_id.",
             hint="Send the id of a response of this user's.",
         ) from None
+
+
+def _encodable(value: Any) -> str:
+    """JSON can carry half of a surrogate pair in, but not out."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _check(asked: ResponsesRequest) -> None:
