@@ -21,7 +21,7 @@ class Inside:
     def __init__(self, container: str) -> None:
         script = Path(__file__).with_name("inside.py").read_text()
         self._process = subprocess.Popen(
-            ["docker", "exec", "-i", container, "python3", "-c", script],
+            ["docker", "exec", "-i", "-u", "app", container, "python3", "-c", script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

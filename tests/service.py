@@ -129,7 +129,7 @@ class User:
         # The code, not data, goes into the arguments: what is searched for must not be in there.
         given = json.dumps(stdin)
         return json.loads(
-            docker("exec", "-i", self.container(), "python3", "-c", code, stdin=given)
+            docker("exec", "-i", "-u", "app", self.container(), "python3", "-c", code, stdin=given)
         )
 
 

@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     cpu_ceiling: float = 1.0
     memory_soft_mb: int = 512
     memory_hard_mb: int = 1024
-    pids: int = 512
+    pids: int = 1024
     agent_pids: int = 256
     workspace_mb: int = 60
     home_mb: int = 40

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import resource
 import socket
 import sys
+from dataclasses import replace
 from typing import Final
 
 import uvicorn
 
 from hutch_runtime.agents import Pool
+from hutch_runtime.home import Home
+from hutch_runtime.identity import Identity, separate
 from hutch_runtime.logins.service import Logins
 from hutch_runtime.protocol import PROVIDERS
 from hutch_runtime.providers import open_driver
@@ -18,6 +23,9 @@ from hutch_runtime.runs import Runs
 from hutch_runtime.server import Server
 from hutch_runtime.settings import Settings, SettingsError, read_settings
 from hutch_runtime.state import State
+from hutch_runtime.visitors import FromOutside
+
+_log = logging.getLogger(__name__)
 
 SHUTDOWN_S: Final = 1  # for streams that a reader keeps open
 
@@ -39,15 +47,17 @@ class _Uvicorn(uvicorn.Server):
 def build(settings: Settings) -> uvicorn.Server:
     drivers = {name: open_driver(name, settings.setup(name)) for name in PROVIDERS}
     pool = Pool(drivers, prewarm=settings.prewarm, idle_s=settings.agent_idle_s)
-    runs = Runs(pool, settings.versions, workspace=settings.workspace)
-    logins = Logins(settings.setup, pool, settings.home)
-    state = State(settings.home, settings.workspace, pool)
+    workspace = Home(settings.workspace, settings.identity)
+    runs = Runs(pool, settings.versions, workspace=workspace)
+    logins = Logins(settings.setup, pool, Home(settings.home, settings.identity))
+    state = State(settings.home, settings.workspace, pool, settings.identity)
     config = uvicorn.Config(
         Server(settings, pool, runs, logins, state).app(),
         host=settings.host,
         port=settings.port,
         loop="asyncio",
-        http="h11",
+        # Under the process backend the orchestrator is on this machine too.
+        http=FromOutside if settings.identity.separate else "h11",
         ws="none",
         lifespan="on",
         access_log=False,
@@ -60,12 +70,29 @@ def build(settings: Settings) -> uvicorn.Server:
     return _Uvicorn(config, runs, logins)
 
 
+def _identity(settings: Settings) -> Identity:
+    if settings.accounts is None:
+        return Identity()
+    if os.geteuid() != 0:
+        # An orchestrator from before there were two users starts it so.
+        _log.warning("not started as root: the agents have the same user as the runtime")
+        return Identity()
+    return separate(*settings.accounts)
+
+
 def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         settings = read_settings()
     except SettingsError as error:
         print(f"hutch_runtime: {error}", file=sys.stderr)  # noqa: T201 - there is no log to go to
+        return 2
+    if settings.agent_pids:  # for what is started from here on
+        resource.setrlimit(resource.RLIMIT_NPROC, (settings.agent_pids, settings.agent_pids))
+    try:
+        settings = replace(settings, identity=_identity(settings))
+    except (OSError, KeyError) as error:
+        print(f"hutch_runtime: cannot be another user than its agents: {error}", file=sys.stderr)  # noqa: T201 - the same
         return 2
     server = build(settings)
     asyncio.run(server.serve())

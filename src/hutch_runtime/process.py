@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, cast
 
+from hutch_runtime.identity import Identity
 from hutch_runtime.lines import LineSplitter
 from hutch_runtime.protocol import LINE_MAX_BYTES
 
@@ -26,6 +26,8 @@ STDERR_KEPT_BYTES: Final = 4096  # enough for the last words; a prompt would not
 # What the process had written before its end may still be on the way; a child of its own that holds
 # the pipe open must not hold back the news.
 LAST_WORDS_S: Final = 0.3
+_ATTEMPTS: Final = 10
+_REAPED_S: Final = 0.1  # what was ended counts until its parent, or tini, has heard of it
 CLOSE_GRACE_S: Final = 2.0  # claude exits 30 ms after its stdin is closed
 
 
@@ -66,25 +68,34 @@ class Process:
         *,
         cwd: Path,
         environment: Mapping[str, str],
-        pids_limit: int,
+        identity: Identity,
         on_line: Callable[[bytes], None],
         on_long_line: Callable[[int], None],
         on_exit: Callable[[str], None],
     ) -> Process:
-        """Start ``argv``. Raises ``OSError`` when that is not possible."""
+        """Start ``argv`` as the agents' user. Raises ``OSError`` when that is not possible."""
         process = cls(on_line=on_line, on_long_line=on_long_line, on_exit=on_exit)
-        await asyncio.get_running_loop().subprocess_exec(
-            lambda: _Protocol(process),
-            *argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env=dict(environment),
-            start_new_session=True,
-        )
-        if pids_limit:
-            process._limit_pids(pids_limit)
+        given, options = identity.launch(argv, cwd=cwd)
+        for attempt in range(_ATTEMPTS):
+            try:
+                await asyncio.get_running_loop().subprocess_exec(
+                    lambda: _Protocol(process),
+                    *given,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=dict(environment),
+                    start_new_session=True,
+                    **options,
+                )
+                break
+            except BlockingIOError:
+                # What the agents have started took the last of the processes that there may be. No
+                # session could go on; by this all can, from their files.
+                if attempt == _ATTEMPTS - 1 or not identity.end_all():
+                    raise
+                _log.warning("no process could be started: all of the agents' were ended")
+                await asyncio.sleep(_REAPED_S)
         return process
 
     @property
@@ -159,16 +170,6 @@ class Process:
             pass
         except PermissionError:  # a member changed its user; the others got the signal
             _log.warning("a process in the group of %d may not be signalled", self.pid)
-
-    def _limit_pids(self, limit: int) -> None:
-        # From outside, since preexec_fn is unsafe with threads. A child that it starts before this
-        # line is counted at the next one.
-        try:
-            resource.prlimit(self.pid, resource.RLIMIT_NPROC, (limit, limit))
-        except ProcessLookupError:
-            pass
-        except (OSError, ValueError) as error:
-            _log.warning("no process limit for %d: %s", self.pid, error)
 
     def connected(self, transport: asyncio.SubprocessTransport) -> None:
         self._transport = transport

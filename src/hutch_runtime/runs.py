@@ -9,11 +9,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from hutch_runtime.agents import Lease, Pool
 from hutch_runtime.attachments import place
+from hutch_runtime.home import Home
 from hutch_runtime.journal import Journal
 from hutch_runtime.protocol import (
     CAN_FORK,
@@ -115,7 +115,7 @@ class Runs:
         pool: Pool,
         versions: Mapping[str, str],
         *,
-        workspace: Path,
+        workspace: Home,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._pool = pool

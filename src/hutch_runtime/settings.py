@@ -7,11 +7,13 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from hutch_runtime.home import Home
+from hutch_runtime.identity import Identity
 from hutch_runtime.protocol import PROVIDERS, Provider
 from hutch_runtime.providers.base import Setup
 
@@ -40,17 +42,20 @@ class Settings:
     cli: Mapping[Provider, tuple[str, ...]]
     agent_environment: Mapping[str, str]
     rehearse: bool
+    # Names of the accounts that the runtime and the agents have here; none: they share ours.
+    accounts: tuple[str, str] | None = None
+    identity: Identity = field(default_factory=Identity)
 
     def setup(self, provider: Provider) -> Setup:
         return Setup(
             argv=self.cli[provider],
             workspace=self.workspace,
-            home=self.home,
+            home=Home(self.home, self.identity),
             gateway_url=self.gateway_url,
             placeholder_key=self.placeholder_key,
             environment=self.agent_environment,
-            pids_limit=self.agent_pids,
             rehearse=self.rehearse,
+            identity=self.identity,
         )
 
 
@@ -77,6 +82,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         },
         agent_environment=passed_on,
         rehearse=env.get("HUTCH_REHEARSE") == "1",
+        accounts=_accounts(env),
     )
 
 
@@ -110,6 +116,12 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
     if not 0 <= value < 2**31:
         raise SettingsError(f"{name} is out of range")
     return value
+
+
+def _accounts(env: Mapping[str, str]) -> tuple[str, str] | None:
+    """The image names them; nothing else does."""
+    given = env.get("HUTCH_RUNTIME_ACCOUNT", ""), env.get("HUTCH_AGENTS_ACCOUNT", "")
+    return given if all(given) else None
 
 
 def _providers(env: Mapping[str, str], name: str) -> tuple[Provider, ...]:

@@ -1,7 +1,8 @@
 """What outlives this container: the home directory and the workspace, as a tar stream.
 
-GNU tar does the work: it knows sparse files and hard links, and a file of its own format never
-meets a parser outside of a sandbox. Logins stay out: the orchestrator keeps them itself.
+GNU tar does the work, as the agents' user: it knows sparse files and hard links, a link leads it
+where an agent could go anyhow, and a file of its own format never meets a parser outside of a
+sandbox. Logins stay out: the orchestrator keeps them itself.
 
 Under gVisor what costs is each hand-over between two processes, so records and pipes are large, and
 a thread waits for tar rather than the event loop.
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from hutch_runtime.agents import Pool
+from hutch_runtime.identity import Identity
 from hutch_runtime.protocol import KIB, LOGIN_FILES, MIB
 
 _PIPE: Final = 1 * MIB
@@ -31,11 +33,12 @@ class StateFailed(Exception):
 
 
 class State:
-    def __init__(self, home: Path, workspace: Path, pool: Pool) -> None:
+    def __init__(self, home: Path, workspace: Path, pool: Pool, identity: Identity) -> None:
         self._root = Path(os.path.commonpath((home, workspace)))
         self._parts = tuple(str(part.relative_to(self._root)) for part in (home, workspace))
         self._logins = tuple(f"{self._parts[0]}/{name}" for name in LOGIN_FILES.values())
         self._pool = pool
+        self._identity = identity
 
     async def pack(self) -> AsyncIterator[bytes]:
         """The archive, piece by piece, once idle agents have ended and written what they hold.
@@ -77,7 +80,7 @@ class State:
         self, words: IO[bytes], options: tuple[str, ...], names: tuple[str, ...]
     ) -> subprocess.Popen[bytes]:
         extracts = "--extract" in options
-        return subprocess.Popen(
+        given, started_as = self._identity.launch(
             (
                 "tar",
                 f"--directory={self._root}",
@@ -86,18 +89,24 @@ class State:
                 *options,
                 *names,
             ),
+        )
+        return subprocess.Popen(
+            given,
             stdin=subprocess.PIPE if extracts else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if extracts else subprocess.PIPE,
             stderr=words,
             env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
             bufsize=0,
             pipesize=_PIPE,
+            **started_as,
         )
 
 
 def _words() -> IO[bytes]:
     """For what tar complains of; in memory, for /tmp may be full."""
-    return os.fdopen(os.memfd_create("tar"), "w+b")
+    words = os.memfd_create("tar")
+    os.fchmod(words, 0o600)  # ours; tar has it open
+    return os.fdopen(words, "w+b")
 
 
 async def _feed(tar: subprocess.Popen[bytes], pieces: AsyncIterator[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -26,8 +27,8 @@ from hutch.ids import new_id
 # The door is the same under gVisor, which only takes longer to start.
 KINDS = ("fake", "process", "docker-runc", "docker-gvisor", "docker-door")
 # Anything with a shell and python3; the sandbox image is one.
-BASE_IMAGE = os.environ.get("HUTCH_TEST_BASE_IMAGE", "hutch-sandbox:latest")
-IMAGE = "hutch-test-backend:latest"
+BASE_IMAGE = os.environ.get("HUTCH_TEST_BASE_IMAGE") or Settings().image
+IMAGE = f"hutch-test-backend:{hashlib.sha256(BASE_IMAGE.encode()).hexdigest()[:8]}"
 PROGRAM = ("/bin/sh", "-c", 'eval "$HUTCH_TEST_COMMAND"')
 
 
@@ -114,7 +115,7 @@ def image() -> str:
         pytest.skip("no Docker engine answers here")
     if docker("image", "inspect", BASE_IMAGE).startswith("ERROR"):
         pytest.skip(f"the image {BASE_IMAGE} is not built: `hutch image build`")
-    dockerfile = f"FROM {BASE_IMAGE}\nENTRYPOINT {json.dumps(PROGRAM)}\nCMD []\n"
+    dockerfile = f"FROM {BASE_IMAGE}\nUSER app\nENTRYPOINT {json.dumps(PROGRAM)}\nCMD []\n"
     built = docker("build", "-q", "-t", IMAGE, "-", stdin=dockerfile)
     assert not built.startswith("ERROR"), built
     return IMAGE

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hutch_runtime.home import Home
 from hutch_runtime.protocol import EVENT_TYPES, EventType, Provider
 from hutch_runtime.providers.base import Setup
 from tests.clis import cli_argv
@@ -46,9 +47,8 @@ def make_setup(provider: Provider, directory: Path, gateway_url: str) -> Setup:
     return Setup(
         argv=tuple(cli_argv(provider)),
         workspace=workspace,
-        home=home,
+        home=Home(home),
         gateway_url=gateway_url,
         placeholder_key="hutch-placeholder",
         environment={"PATH": os.environ["PATH"], "HOME": str(home), "NO_PROXY": "127.0.0.1"},
-        pids_limit=0,
     )

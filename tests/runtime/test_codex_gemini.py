@@ -128,7 +128,7 @@ async def test_codex_trusts_all_roots_where_it_may_need_them(
         proxy = {"https_proxy": model.url, "no_proxy": "127.0.0.1"}
         setup = dataclasses.replace(setup, environment={**setup.environment, **proxy})
     else:
-        config = setup.home / ".codex" / "config.toml"
+        config = setup.home.path / ".codex" / "config.toml"
         config.parent.mkdir(parents=True)
         config.write_text('[mcp_servers.far]\nurl = "https://127.0.0.1:1/mcp"\n')
     driver = CodexDriver(setup)

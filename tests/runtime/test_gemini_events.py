@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hutch_runtime.home import Home
 from hutch_runtime.protocol import EVENT_TYPES
 from hutch_runtime.providers.gemini_errors import error_code, readable
 from hutch_runtime.providers.gemini_events import TurnTranslator, stop_reason
-from hutch_runtime.providers.gemini_reports import take_report
+from hutch_runtime.providers.gemini_reports import TEMPORARY, take_report
 from tests.runtime.recorded import recorded
 
 Events = list[tuple[str, dict[str, Any]]]
@@ -156,8 +157,11 @@ def test_a_404_of_the_real_api_is_known_by_its_words() -> None:
 
 
 def test_a_report_tells_the_class_of_an_error_and_is_removed(tmp_path: Path) -> None:
+    home, reports = Home(tmp_path), tmp_path / TEMPORARY
+    reports.mkdir(parents=True)
+
     def report(name: str, stack: str, age_s: float = 0) -> Path:
-        path = tmp_path / f"gemini-client-error-{name}.json"
+        path = reports / f"gemini-client-error-{name}.json"
         body = {"error": {"message": "…", "stack": stack}, "context": ["secret"]}
         path.write_text(json.dumps(body, indent=2, ensure_ascii=False))
         os.utime(path, (time.time() - age_s,) * 2)
@@ -166,10 +170,10 @@ def test_a_report_tells_the_class_of_an_error_and_is_removed(tmp_path: Path) -> 
     ours = report("ours", 'ModelNotFoundError: no "x" für dich\n    at y')
     other = report("other", "ApiError: no")
     old = report("old", "ApiError: no", age_s=3600)
-    (tmp_path / "gemini-client-error-directory.json").mkdir()
-    assert not take_report(tmp_path, "ModelNotFoundError", "another")
-    assert take_report(tmp_path, "ModelNotFoundError", 'no "x" für dich')
-    assert not take_report(tmp_path, "ModelNotFoundError", 'no "x" für dich')
+    (reports / "gemini-client-error-directory.json").mkdir()
+    assert not take_report(home, "ModelNotFoundError", "another")
+    assert take_report(home, "ModelNotFoundError", 'no "x" für dich')
+    assert not take_report(home, "ModelNotFoundError", 'no "x" für dich')
     assert (ours.exists(), other.exists(), old.exists()) == (False, True, False)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from hutch_runtime.agents import Pool
+from hutch_runtime.home import Home
 from hutch_runtime.logins.files import ABSENT_SHA256, Glance, LoginFile
 from hutch_runtime.logins.service import Logins
 from hutch_runtime.protocol import LOGIN_MAX_BYTES
@@ -163,7 +164,7 @@ async def test_only_what_two_reads_agree_on_is_handed_out(
     reads = [Glance(each) for each in (mixed, b'{"tok', whole, whole)]
     monkeypatch.setattr(LoginFile, "glance", lambda _self: reads.pop(0))
     pool = Pool({}, prewarm=(), idle_s=900)
-    logins = Logins(lambda _provider: pytest.fail("nothing is started"), pool, tmp_path)
+    logins = Logins(lambda _provider: pytest.fail("nothing is started"), pool, Home(tmp_path))
     reading = await logins.changed("codex", ABSENT_SHA256, wait_s=5)
     assert (reading.state, reading.content) == ("present", whole)
 
@@ -184,7 +185,7 @@ def test_a_link_that_an_agent_put_in_its_place_is_not_followed(tmp_path: Path) -
     (tmp_path / ".codex").mkdir()
     (tmp_path / "secret").write_text(json.dumps({"tokens": {}}))
     (tmp_path / AUTH).symlink_to(tmp_path / "secret")
-    reading = LoginFile("codex", tmp_path).glance().reading("codex")
+    reading = LoginFile("codex", Home(tmp_path)).glance().reading("codex")
     assert reading is None  # as if half written: unusable in the end
 
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from hutch_runtime.identity import Identity
 from hutch_runtime.process import Process, ProcessGone
 from hutch_runtime.protocol import LINE_MAX_BYTES
 
@@ -20,13 +20,13 @@ class _Ears:
         self.exits: list[str] = []
 
 
-async def _python(code: str, *arguments: str, pids_limit: int = 0) -> tuple[Process, _Ears]:
+async def _python(code: str, *arguments: str) -> tuple[Process, _Ears]:
     ears = _Ears()
     process = await Process.start(
         [sys.executable, "-c", code, *arguments],
         cwd=Path("/"),
         environment={"GIVEN": "yes"},
-        pids_limit=pids_limit,
+        identity=Identity(),
         on_line=ears.lines.append,
         on_long_line=ears.long.append,
         on_exit=ears.exits.append,
@@ -136,22 +136,11 @@ async def test_a_program_that_is_not_there() -> None:
             ["/no/such/program"],
             cwd=Path("/"),
             environment={},
-            pids_limit=0,
+            identity=Identity(),
             on_line=ears.lines.append,
             on_long_line=ears.long.append,
             on_exit=ears.exits.append,
         )
-
-
-async def test_its_limit_of_processes() -> None:
-    process, ears = await _python(
-        "import resource; input(); print(resource.getrlimit(resource.RLIMIT_NPROC))",
-        pids_limit=4321,
-    )
-    await process.write(b"\n")
-    await process.wait()
-    assert ears.lines == [b"(4321, 4321)"]
-    assert resource.getrlimit(resource.RLIMIT_NPROC) != (4321, 4321)  # ours is as it was
 
 
 async def _until_line(ears: _Ears) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hutch_runtime import runs as runs_module
 from hutch_runtime import server as server_module
 from hutch_runtime.agents import Pool
+from hutch_runtime.home import Home
 from hutch_runtime.logins.service import Logins
 from hutch_runtime.protocol import PROMPT_MAX_BYTES
 from hutch_runtime.runs import Runs
@@ -46,7 +47,7 @@ def driver() -> EchoDriver:
 @pytest.fixture
 async def runs(driver: EchoDriver, tmp_path: Path) -> AsyncIterator[Runs]:
     pool = Pool({"claude": driver}, prewarm=(), idle_s=900)
-    runs = Runs(pool, _settings(tmp_path).versions, workspace=tmp_path)
+    runs = Runs(pool, _settings(tmp_path).versions, workspace=Home(tmp_path))
     yield runs
     await runs.close()
     await pool.close()
@@ -55,8 +56,8 @@ async def runs(driver: EchoDriver, tmp_path: Path) -> AsyncIterator[Runs]:
 @pytest.fixture
 async def http(runs: Runs, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
     settings = _settings(tmp_path)
-    logins = Logins(settings.setup, runs._pool, settings.home)
-    state = State(settings.home, settings.workspace, runs._pool)
+    logins = Logins(settings.setup, runs._pool, Home(settings.home))
+    state = State(settings.home, settings.workspace, runs._pool, settings.identity)
     app = Server(settings, runs._pool, runs, logins, state).app()
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app),

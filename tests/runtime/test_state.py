@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hutch_runtime.agents import Pool
+from hutch_runtime.identity import Identity
 from hutch_runtime.protocol import LOGIN_FILES
 from hutch_runtime.state import State, StateFailed
 from tests.runtime.fakes import EchoDriver
@@ -19,7 +20,7 @@ def state_of(root: Path, driver: EchoDriver | None = None) -> State:
     for name in ("home", "workspace"):
         (root / name).mkdir(parents=True)
     pool = Pool({"claude": driver or EchoDriver()}, prewarm=(), idle_s=900)
-    return State(root / "home", root / "workspace", pool)
+    return State(root / "home", root / "workspace", pool, Identity())
 
 
 async def packed(state: State) -> bytes:

@@ -37,7 +37,7 @@ class Resources:
     memory_soft_mb: int = 512
     memory_hard_mb: int = 1024
     # Past its pids limit gVisor kills the whole sandbox, so agents are capped lower from inside.
-    pids: int = 512
+    pids: int = 1024
     agent_pids: int = 256
     workspace_mb: int = 60  # with home_mb, the 100 MB that hibernation will have to carry
     home_mb: int = 40
@@ -182,9 +182,9 @@ class Backend(Protocol):
     async def execute(
         self, handle: str, argv: Sequence[str], *, within_s: float, output_max: int
     ) -> bytes:
-        """Run a program in a running sandbox as the agents' user, its input empty; on return it has
-        ended, or closed its output. What it printed on its standard output, at most ``output_max``
-        bytes; past ``within_s`` seconds what it had printed by then.
+        """Run a program in a running sandbox as the user that it began as, its input empty; on
+        return it has ended, or closed its output. What it printed on its standard output, at most
+        ``output_max`` bytes; past ``within_s`` seconds what it had printed by then.
         """
         ...
 

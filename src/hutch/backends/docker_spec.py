@@ -16,7 +16,9 @@ from hutch.backends.base import (
 )
 
 LABEL_ISOLATION: Final = "hutch.isolation"
-USER: Final = "1000:1000"  # `app` in the image
+# The runtime starts with these, keeps the first three for itself, and gives its agents none: see
+# docs/decisions/0021-two-users.md. Which user is in the image: in one from before, `app` itself.
+CAPABILITIES: Final = ("KILL", "SETGID", "SETUID", "SETPCAP")
 
 RUNTIMES: Final[dict[Isolation, str]] = {"gvisor": "runsc", "runc": "runc"}
 _ISOLATIONS: Final = {name: isolation for isolation, name in RUNTIMES.items()}
@@ -46,7 +48,6 @@ def container_config(spec: SandboxSpec, isolation: Isolation) -> dict[str, Any]:
     return {
         "Image": spec.image,
         "Hostname": "sandbox",
-        "User": USER,
         "Env": [f"{name}={value}" for name, value in spec.env.items()],
         "Labels": {
             LABEL_INSTANCE: spec.instance,
@@ -74,6 +75,7 @@ def container_config(spec: SandboxSpec, isolation: Isolation) -> dict[str, Any]:
             "ShmSize": _SHM_BYTES,
             "IpcMode": "private",
             "CapDrop": ["ALL"],
+            "CapAdd": list(CAPABILITIES),
             "SecurityOpt": ["no-new-privileges:true"],  # seccomp: the engine's own default profile
             "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
             "LogConfig": _LOG,

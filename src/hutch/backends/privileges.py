@@ -20,7 +20,6 @@ from aiodocker import Docker
 
 from hutch.backends import docker_read
 from hutch.backends.base import FirewallLook
-from hutch.backends.docker_spec import USER
 from hutch.backends.engine_firewall import EngineFirewall
 from hutch.backends.gvisor_strays import kill_strays, runsc_processes
 from hutch.backends.reclaim import reclaim
@@ -114,7 +113,7 @@ class OwnPrivileges:
         self, handle: str, argv: Sequence[str], *, within_s: float, output_max: int
     ) -> bytes:
         container = self._docker.containers.container(handle)
-        program = await container.exec(argv, stderr=False, user=USER)
+        program = await container.exec(argv, stderr=False)
         output = bytearray()
         async with program.start(timeout=float(within_s + EXECUTE_S)) as stream:
             try:

@@ -14,7 +14,16 @@ _INSIDE: Final = "hutch.walls.inside"
 _MODULES: Final = ("calls", "harness", "kernel", "network")
 # What the sources are there under the names that they have here.
 _BOOT: Final = """
-import json, sys, types
+import ctypes, json, os, pwd, sys, types
+if os.getuid() == 0:  # as the runtime starts an agent; see hutch_runtime.identity
+    for capability in range(64):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+    agent = pwd.getpwnam("app")
+    os.setgroups(())
+    os.setresgid(agent.pw_gid, agent.pw_gid, agent.pw_gid)
+    os.setresuid(agent.pw_uid, agent.pw_uid, agent.pw_uid)
+    os.chdir("/workspace")
+    os.execv(sys.executable, sys.orig_argv)
 asked = json.loads(sys.argv[1])
 inside = asked["inside"]
 for depth in range(1, inside.count(".") + 2):

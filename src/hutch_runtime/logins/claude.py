@@ -22,7 +22,7 @@ _LAST_WORDS: Final = 300  # characters
 class ClaudeSignIn:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._terminal = Terminal()
+        self._terminal = Terminal(setup.identity)
 
     async def start(self) -> Invitation:
         environment = {

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from hutch_runtime.home import Home
 from hutch_runtime.protocol import LOGIN_FILES, LOGIN_MAX_BYTES, Provider, login_holds
 
 # blanked: there is a file, and no CLI can go on with it.
@@ -49,15 +46,15 @@ class Glance:
 
 
 class LoginFile:
-    def __init__(self, provider: Provider, home: Path) -> None:
+    def __init__(self, provider: Provider, home: Home) -> None:
         self.provider = provider
         self.name = LOGIN_FILES[provider]
-        self._path = home / self.name
+        self._home = home
 
     def changed_at(self) -> tuple[int, int, int] | None:
         """Another value after every write; None when there is no file."""
         try:
-            found = self._path.lstat()
+            found = self._home.look(self.name)
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
@@ -65,28 +62,16 @@ class LoginFile:
     def glance(self) -> Glance:
         """A link, a device or a giant that the agent may have put there is read as unusable."""
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            content = self._home.read(self.name, LOGIN_MAX_BYTES + 1)
         except FileNotFoundError:
             return Glance(None)
         except OSError:
             return Glance(b"")
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return Glance(b"")
-            content = file.read(LOGIN_MAX_BYTES + 1)
         return Glance(content if len(content) <= LOGIN_MAX_BYTES else b"")
 
     def write(self, content: bytes) -> None:
         """In one step, readable by its owner alone. Raises ``OSError``."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = self._path.with_name(f".{self._path.name}.hutch")
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        draft.replace(self._path)
+        self._home.write(self.name, content)
 
     def remove(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
+        self._home.remove(self.name)

@@ -12,10 +12,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from hutch_runtime.agents import Pool
+from hutch_runtime.home import Home
 from hutch_runtime.logins.claude import ClaudeSignIn
 from hutch_runtime.logins.codex import CodexSignIn
 from hutch_runtime.logins.files import LoginFile, Reading
@@ -69,7 +69,7 @@ class Login:
 
 
 class Logins:
-    def __init__(self, setup: Callable[[Provider], Setup], pool: Pool, home: Path) -> None:
+    def __init__(self, setup: Callable[[Provider], Setup], pool: Pool, home: Home) -> None:
         self._setup = setup
         self._pool = pool
         self._logins = {provider: Login(LoginFile(provider, home)) for provider in LOGIN_FILES}

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from hutch_runtime.identity import Identity
 from hutch_runtime.protocol import KIB
 
 _COLUMNS: Final = 4096  # so that no link is broken over two lines
@@ -25,7 +26,8 @@ _ESCAPES: Final = re.compile(rb"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ 
 
 
 class Terminal:
-    def __init__(self) -> None:
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
         self._output = b""
         self._changed = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
@@ -35,17 +37,20 @@ class Terminal:
         self, argv: Sequence[str], *, cwd: Path, environment: Mapping[str, str]
     ) -> None:
         """Raises ``OSError``."""
+        given, options = self._identity.launch(argv, cwd=cwd)
         self._master, slave = pty.openpty()
         try:
             fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, _COLUMNS, 0, 0))
+            if self._identity.separate:  # ours to open, but not ours to give away
+                os.fchmod(slave, 0o666)
             self._process = await asyncio.create_subprocess_exec(
-                *argv,
+                *given,
                 stdin=slave,
                 stdout=slave,
                 stderr=slave,
-                cwd=cwd,
                 env={**environment, "TERM": "xterm"},
                 start_new_session=True,
+                **options,
             )
         except BaseException:
             os.close(self._master)

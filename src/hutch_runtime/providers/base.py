@@ -8,12 +8,14 @@ process, which their driver owns, starts when needed and starts again when it di
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 from hutch_runtime.attachments import Placed
+from hutch_runtime.home import Home
+from hutch_runtime.identity import Identity
 from hutch_runtime.protocol import ErrorCode, EventType, Options, Provider, StopReason
 
 # Where a gateway serves sandboxes that have no address of their own, it knows them by their key.
@@ -55,14 +57,14 @@ class Setup:
 
     argv: tuple[str, ...]  # how to start the CLI; arguments go behind it
     workspace: Path  # the agents' working directory
-    home: Path
+    home: Home
     gateway_url: str  # no slash at the end; a provider's base URL is f"{gateway_url}/{provider}"
     placeholder_key: (
         str  # what the CLI takes for its API key; the gateway swaps it for the real one
     )
     # PATH, HOME and the like. An agent gets these and what its driver adds, nothing of ours.
     environment: Mapping[str, str]
-    pids_limit: int  # RLIMIT_NPROC of an agent; 0 is none
+    identity: Identity = field(default_factory=Identity)
     # True: the CLI pays with a login of its own, which it renews itself through the gateway.
     login: bool = False
     # True: the sandbox is nobody's yet, so that what a first agent asks the gateway costs nobody.

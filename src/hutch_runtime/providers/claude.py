@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from hutch_runtime.attachments import note
+from hutch_runtime.home import Home
+from hutch_runtime.identity import Identity
 from hutch_runtime.process import Process, ProcessGone
-from hutch_runtime.protocol import LINE_MAX_BYTES, Options, Provider
+from hutch_runtime.protocol import LINE_MAX_BYTES, MIB, Options, Provider
 from hutch_runtime.providers.base import (
     PLAIN,
     AgentDied,
@@ -33,6 +36,9 @@ READY_TIMEOUT_S: Final = 30.0
 CONTROL_TIMEOUT_S: Final = 10.0  # set_model takes 2 to 15 ms
 REASON_MAX_CHARS: Final = 300
 SESSIONS_KEPT: Final = 256
+SESSION_MAX_BYTES: Final = 64 * MIB  # more than a home holds
+PROJECTS_MAX: Final = 1000  # directories that it was started in: the workspace, as a rule
+_PROJECTS: Final = ".claude/projects"
 
 _ARGUMENTS: Final = (
     "-p",
@@ -86,11 +92,11 @@ class ClaudeDriver:
         file is copied: it names its session on each line, and nothing else depends on the name.
         """
         session, other = _uuid(session), str(uuid.uuid4())
-        path = self._file(session)
-        if path is None:
+        name = self._file(session)
+        if name is None:
             raise SessionNotFound(session)
         try:
-            copy_session(path, session, other)
+            copy_session(self._setup.home, name, session, other)
         except OSError as error:
             raise AgentStartFailed(f"the session could not be copied: {error.strerror}") from None
         return other
@@ -101,9 +107,19 @@ class ClaudeDriver:
     async def close(self) -> None:
         """The same."""
 
-    def _file(self, session: str) -> Path | None:
-        projects = self._setup.home / ".claude" / "projects"
-        return next(projects.glob(f"*/{session}.jsonl"), None)
+    def _file(self, session: str) -> str | None:
+        """Its name in the home directory."""
+        home = self._setup.home
+        try:
+            projects = home.names(_PROJECTS, PROJECTS_MAX)
+        except OSError:
+            return None
+        for project in projects:
+            name = f"{_PROJECTS}/{project}/{session}.jsonl"
+            with contextlib.suppress(OSError):
+                home.look(name)
+                return name
+        return None
 
     async def _start(
         self,
@@ -119,7 +135,7 @@ class ClaudeDriver:
                 (*self._setup.argv, *_ARGUMENTS, *arguments),
                 self._setup.workspace,
                 self._environment(),
-                self._setup.pids_limit,
+                self._setup.identity,
             )
         except BaseException:
             await agent.close()
@@ -143,7 +159,7 @@ class ClaudeDriver:
         }
         if self._setup.login:
             del environment["ANTHROPIC_API_KEY"]  # it would count before the login
-        if os.geteuid() == 0:
+        if not self._setup.identity.separate and os.geteuid() == 0:
             environment["IS_SANDBOX"] = "1"  # else it refuses to work as root without questions
         return environment
 
@@ -187,7 +203,7 @@ class ClaudeAgent:
         return self._process.pid if self._process is not None and self.alive else None
 
     async def start(
-        self, argv: tuple[str, ...], cwd: Path, environment: dict[str, str], pids_limit: int
+        self, argv: tuple[str, ...], cwd: Path, environment: dict[str, str], identity: Identity
     ) -> None:
         """Start the CLI and wait until it is ready: it answers ``initialize`` only once it is, and
         a first prompt is then as fast as seconds later. Raises ``AgentStartFailed``.
@@ -197,7 +213,7 @@ class ClaudeAgent:
                 argv,
                 cwd=cwd,
                 environment=environment,
-                pids_limit=pids_limit,
+                identity=identity,
                 on_line=self._line,
                 on_long_line=self._long_line,
                 on_exit=self._exited,
@@ -455,9 +471,10 @@ def content(prompt: Prompt) -> str | list[dict[str, Any]]:
     return [*blocks, {"type": "text", "text": note(prompt.placed)}, text]
 
 
-def copy_session(path: Path, session: str, other: str) -> None:
+def copy_session(home: Home, name: str, session: str, other: str) -> None:
     """Raises ``OSError``."""
-    lines = path.read_bytes().replace(session.encode(), other.encode())
-    draft = path.with_name(f".{other}.hutch")
-    draft.write_bytes(lines)
-    draft.replace(path.with_name(f"{other}.jsonl"))
+    lines = home.read(name, SESSION_MAX_BYTES + 1)
+    if len(lines) > SESSION_MAX_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    copy = name.removesuffix(f"{session}.jsonl") + f"{other}.jsonl"
+    home.write(copy, lines.replace(session.encode(), other.encode()))

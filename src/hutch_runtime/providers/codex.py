@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Final
 
 from hutch_runtime.jsonrpc import ConnectionLost, RpcError
-from hutch_runtime.protocol import Options, Provider
+from hutch_runtime.protocol import MIB, Options, Provider
 from hutch_runtime.providers.base import PLAIN, AgentStartFailed, SessionNotFound, Setup
 from hutch_runtime.providers.codex_agent import CodexAgent
 from hutch_runtime.providers.codex_requests import answer_request
 from hutch_runtime.providers.rpc_process import RpcProcess, SharedProcess, new_session
 
+_HOME: Final = ".codex"
 _KEY_VARIABLE: Final = "HUTCH_KEY"
 _WORKERS_VARIABLE: Final = "TOKIO_WORKER_THREADS"
 # Codex's own words for a thread that has no rollout file.
@@ -53,7 +54,6 @@ class CodexDriver:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._home = setup.home / ".codex"
         self._shared = SharedProcess(self._begin, self._greet)
         self._default_model: str | None = None
 
@@ -134,10 +134,10 @@ class CodexDriver:
 
     async def _begin(self) -> RpcProcess:
         # Codex refuses a CODEX_HOME that is not there.
-        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._setup.home.make(_HOME)
         process = RpcProcess("threadId", lambda *request: answer_request(process, *request))
         environment = {
-            "CODEX_HOME": str(self._home),
+            "CODEX_HOME": str(self._setup.home.path / _HOME),
             _KEY_VARIABLE: self._setup.placeholder_key,
             # Under gVisor its threads cost more to wake than they save: a turn of 157 ms becomes
             # one of 113 (docs/decisions/0009). A turn mostly waits for the model.
@@ -173,7 +173,8 @@ class CodexDriver:
         if any(name.upper() in _PROXY_VARIABLES for name in self._setup.environment):
             return True
         try:
-            return b"https://" in (self._home / "config.toml").read_bytes()
+            config = self._setup.home.read(f"{_HOME}/config.toml", MIB + 1)
+            return len(config) > MIB or b"https://" in config
         except FileNotFoundError:
             return False
         except OSError:

@@ -24,6 +24,7 @@ from hutch_runtime.jsonrpc import METHOD_NOT_FOUND, ConnectionLost, RpcError
 from hutch_runtime.protocol import Options, Provider
 from hutch_runtime.providers.base import PLAIN, AgentStartFailed, SessionNotFound, Setup
 from hutch_runtime.providers.gemini_agent import DEFAULT_MODEL, GeminiAgent
+from hutch_runtime.providers.gemini_reports import TEMPORARY
 from hutch_runtime.providers.gemini_settings import write_settings
 from hutch_runtime.providers.rpc_process import RpcProcess, SharedProcess, new_session
 
@@ -40,8 +41,6 @@ class GeminiDriver:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._home = setup.home / ".gemini"
-        self._temporary = self._home / "hutch-tmp"
         self._shared = SharedProcess(self._begin, self._greet)
         # Sessions that the running process holds: our id → ACP's.
         self._loaded: dict[str, str] = {}
@@ -64,7 +63,7 @@ class GeminiDriver:
         if not isinstance(session, str):
             raise AgentStartFailed("session/new was answered without an id")
         self._loaded[session] = session
-        agent = GeminiAgent(process, session, session, resumed=None, reports=self._temporary)
+        agent = GeminiAgent(process, session, session, resumed=None, reports=self._setup.home)
         process.listen(session, agent)
         return agent
 
@@ -76,7 +75,7 @@ class GeminiDriver:
         known = self._loaded.get(session)
         acp_session = known or f" {session}"
         agent = GeminiAgent(
-            process, session, acp_session, resumed="resumed", reports=self._temporary
+            process, session, acp_session, resumed="resumed", reports=self._setup.home
         )
         process.listen(acp_session, agent)
         if known is None:
@@ -126,8 +125,8 @@ class GeminiDriver:
 
     async def _begin(self) -> RpcProcess:
         self._loaded = {}  # a new process holds none
-        self._temporary.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_settings(self._home)
+        self._setup.home.make(TEMPORARY)
+        write_settings(self._setup.home)
         process = RpcProcess("sessionId", lambda *request: _answer(process, *request))
         environment = {
             **self._setup.proxy,
@@ -135,7 +134,7 @@ class GeminiDriver:
             "GOOGLE_GEMINI_BASE_URL": f"{self._setup.gateway_url}/gemini",
             "GEMINI_CLI_TRUST_WORKSPACE": "true",
             "GEMINI_CLI_NO_RELAUNCH": "true",  # else a second Node process, 0.7 s later
-            "TMPDIR": str(self._temporary),
+            "TMPDIR": str(self._setup.home.path / TEMPORARY),
         }
         arguments = ("--acp", "--approval-mode", "yolo", "-m", DEFAULT_MODEL)
         await process.start(self._setup, arguments, environment)

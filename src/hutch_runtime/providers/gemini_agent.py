@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from hutch_runtime.attachments import note
+from hutch_runtime.home import Home
 from hutch_runtime.jsonrpc import ConnectionLost, RpcError
 from hutch_runtime.protocol import LINE_MAX_BYTES
 from hutch_runtime.providers.base import AgentDied, Outcome, Prompt, RunError, Turn
@@ -35,7 +35,7 @@ class GeminiAgent(RpcAgent):
         acp_session: str,
         *,
         resumed: Literal["resumed"] | None,
-        reports: Path,
+        reports: Home,
     ) -> None:
         super().__init__(process, session, resumed)
         self.updates = 0  # heard so far

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, Final
 
+from hutch_runtime.home import Home
 from hutch_runtime.protocol import MIB
 
+_NAME: Final = ".gemini/settings.json"
 _MAX_BYTES: Final = 1 * MIB
 _OURS: Final[dict[str, Any]] = {
     "security": {"auth": {"selectedType": "gemini-api-key"}},
@@ -21,19 +22,15 @@ _OURS: Final[dict[str, Any]] = {
 }
 
 
-def write_settings(home: Path) -> None:
-    """Put our settings over the user's. ``home`` is ``~/.gemini``. Raises ``OSError``."""
-    path = home / "settings.json"
-    beside = home / "settings.json.hutch"
-    beside.write_text(json.dumps(_merged(_read(path), _OURS), indent=2), encoding="utf-8")
-    beside.replace(path)
+def write_settings(home: Home) -> None:
+    """Put our settings over the user's. Raises ``OSError``."""
+    home.write(_NAME, json.dumps(_merged(_read(home), _OURS), indent=2).encode())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(home: Home) -> dict[str, Any]:
     """The user's settings; none if there are none, or they are unreadable (comments included)."""
     try:
-        with path.open("rb") as file:
-            settings = json.loads(file.read(_MAX_BYTES))
+        settings = json.loads(home.read(_NAME, _MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) else {}

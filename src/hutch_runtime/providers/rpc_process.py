@@ -66,7 +66,7 @@ class RpcProcess:
             [*setup.argv, *arguments],
             cwd=setup.workspace,
             environment={**setup.environment, **environment},
-            pids_limit=setup.pids_limit,
+            identity=setup.identity,
             on_line=self.connection.feed,
             on_long_line=self._line_dropped,
             on_exit=self._exited,
