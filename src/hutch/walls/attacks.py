@@ -18,6 +18,7 @@ _UNHEARD: Final = _REFUSED | {
 _NO_CALL: Final = _ABSENT | {"ENOTTY", "ENOPROTOOPT"}
 
 _REFUSE: Final = "is refused"
+_NONE: Final = frozenset[str]()
 _ENGINE: Final = (
     "Something gives sandboxes more rights than Hutch asks for: look at the engine's configuration "
     "(`docker info`, its default runtime, `--userns`, plugins) and at `hutch doctor`."
@@ -30,6 +31,10 @@ _OLD_ENGINE: Final = (
     "The engine's own filter of system calls lets it pass: Docker before 25 does. Use gVisor "
     "(HUTCH_ISOLATION=gvisor), or a newer engine; against io_uring alone `sysctl "
     "kernel.io_uring_disabled=2` is enough."
+)
+_TWO_USERS: Final = (
+    "Agents have the runtime's own user, or may act on it: is the image one that this version of "
+    "Hutch has built? `hutch image build`, then roll it out."
 )
 _PROC: Final = (
     "Files of the kernel are not protected inside sandboxes: the engine must be one that masks "
@@ -165,4 +170,20 @@ NETWORK: Final = (
     Attack("network.vsock", "open a socket to the hypervisor", _REFUSE, _OLD_ENGINE, _NO_CALL),
 )
 
-ATTACKS: Final = (*KERNEL, *NETWORK)
+RUNTIME: Final = tuple(
+    Attack(f"runtime.{name}", tries, _REFUSE, _TWO_USERS, _REFUSED | more)
+    for name, tries, more in (
+        ("trace", "trace the runtime", _NONE),
+        ("read_memory", "open the runtime's memory", _NONE),
+        ("copy_memory", "copy the runtime's memory", _NONE),
+        ("read_environment", "read the runtime's environment", _NONE),
+        ("open_files", "see the runtime's open files", _NONE),
+        ("end", "end the runtime", _NONE),
+        ("stop", "stop the runtime", _NONE),
+        ("change_program", "change the runtime's program", {"EROFS"}),
+        ("ask", "ask the runtime as the orchestrator does", {"ECONNRESET", "ECONNREFUSED"}),
+        ("take_port", "listen on the runtime's port", {"EADDRINUSE"}),
+    )
+)
+
+ATTACKS: Final = (*KERNEL, *NETWORK, *RUNTIME)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from hutch.walls.models import Attack
 
 _INSIDE: Final = "hutch.walls.inside"
-_MODULES: Final = ("calls", "harness", "kernel", "network")
+_MODULES: Final = ("calls", "harness", "kernel", "network", "runtime")
 # What the sources are there under the names that they have here.
 _BOOT: Final = """
 import ctypes, json, os, pwd, sys, types
