@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hutch.api.limits import RUN_MAX_BYTES
 from hutch.client import ApiError
 from hutch_runtime.protocol import PROMPT_MAX_BYTES, PROVIDERS, Provider
 from tests.service import Service, User, digest, fingerprint, tool_result
@@ -149,7 +150,7 @@ def test_a_prompt_of_a_byte_more_is_refused(user: User, provider: Provider) -> N
     assert user.client.call("GET", "/v1/runs") == before
     # And one that no field could make use of, before it is read to its end.
     with pytest.raises(ApiError) as refused:
-        user.run(provider, "x" * (8 * PROMPT_MAX_BYTES))
+        user.run(provider, "x" * (RUN_MAX_BYTES + 1))
     assert (refused.value.status, refused.value.code) == (413, "request_too_large")
 
 

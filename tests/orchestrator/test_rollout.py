@@ -259,6 +259,8 @@ async def test_a_trial_is_nobodys_and_gets_out_to_no_provider(
         await roll(hutch)
         await until(hutch, steered, lambda live: any(s.trial and s.address for s in live))
         [trial] = await hutch.sandboxes.all()
+        while not len(world.gateway.table):  # its address is written down before it is let out
+            await asyncio.sleep(0)
         entry = entry_of(world.gateway, trial)
         assert (entry.user_id, entry.routes, entry.allow) == ("image-trial", {}, ())
         world.runtime.health["status"] = "ready"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from hutch.errors import (
     SessionBusy,
 )
 from hutch.runs import dispatch
-from hutch.runs.models import LogEntry, Run, Session
+from hutch.runs.models import LogEntry, Run
 from hutch.runs.rows import RunRows
 from hutch.runs.service import NewRun
 from hutch.sandboxes.rows import SandboxRows
@@ -316,8 +317,8 @@ async def test_a_twin_waits_for_the_run_that_is_only_just_stored(
     stored = asyncio.Event()
     add = RunRows.add
 
-    async def add_and_linger(rows: RunRows, run: Run, session: Session | None) -> None:
-        await add(rows, run, session)
+    async def add_and_linger(rows: RunRows, run: Run, *more: Any) -> None:
+        await add(rows, run, *more)
         stored.set()
         await asyncio.sleep(0.1)
 
