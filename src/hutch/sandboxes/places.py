@@ -217,7 +217,7 @@ class Places:
             except Exception:  # noqa: BLE001  those in line must not wait for ever; it is logged
                 _log.exception("places.failed")
                 moved = False
-            if moved and self._line:
+            if moved:
                 self._wanted.set()
             elif self._line or self._held:
                 try:
