@@ -6,8 +6,10 @@ import asyncio
 import json
 import math
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import aiohttp
@@ -54,6 +56,7 @@ _NETWORK_LOOKS: Final = 40
 _NETWORK_LOOK_S: Final = 0.05  # so two seconds in all
 _TEXT_MAX: Final = 300  # characters of the engine's own words that are passed on
 _REMOVALS: Final = 8  # at once, in cleanup
+_OUT_OF_MEMORY_KEPT: Final = 256  # the end of each is looked at within seconds
 
 _REMEDY: Final = "`make up` installs and registers it; `hutch doctor` tells what is missing."
 
@@ -66,6 +69,8 @@ class DockerBackend:
         self._isolation: Isolation | None = None
         self._kept_privileges: Privileges | None = None
         self._firewall_warning = ""
+        # Incarnations. The engine may hear of it after it has written down the end without it.
+        self._out_of_memory: deque[str] = deque(maxlen=_OUT_OF_MEMORY_KEPT)
 
     async def prepare(self) -> str:
         name = network_name(self._instance)
@@ -222,7 +227,10 @@ class DockerBackend:
                 if error.status == 404:
                     return None
                 raise
-        return docker_read.inspected(data, self._instance)
+        observed = docker_read.inspected(data, self._instance)
+        if observed and observed.exit_code and observed.incarnation in self._out_of_memory:
+            return replace(observed, oom_killed=True)
+        return observed
 
     async def processes(self) -> set[str]:
         async with _call("look for processes of sandboxes"):
@@ -289,6 +297,8 @@ class DockerBackend:
             while (message := await messages.get()) is not None:
                 event = docker_read.event(message)
                 if event is not None:
+                    if event.kind == "oom":
+                        self._out_of_memory.append(event.incarnation)
                     yield event
         finally:
             try:
