@@ -157,10 +157,11 @@ async def test_the_image_says_what_is_in_it() -> None:
 
 
 def in_image(runtime: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """As an agent is started; the image itself begins as root (docs/decisions/0021)."""
     return subprocess.run(
         [
             *("docker", "run", "--rm", f"--runtime={runtime}", "--network=none", "--read-only"),
-            *("--cap-drop=ALL", "--security-opt=no-new-privileges"),
+            *("--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=app"),
             *("--tmpfs=/workspace:size=60m,uid=1000", "--tmpfs=/home/app:size=40m,uid=1000"),
             *("--tmpfs=/tmp", "--entrypoint", argv[0], Settings().image, *argv[1:]),
         ],
