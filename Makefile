@@ -13,7 +13,7 @@ RUN := .venv/bin
 WORKING_UV = $$(uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down setup test check sbom fuzz bench chaos python3-venv squid postgresql
+.PHONY: help up down setup test check sbom fuzz bench chaos clients python3-venv squid postgresql tmux
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -27,7 +27,7 @@ down: .venv/done  ## end every program, container and network that `make up` mad
 setup: .venv/done  ## install what is missing and build the image, start nothing
 	@$(RUN)/hutch setup
 
-test: setup squid postgresql  ## every test, on the real engine and the real CLIs (TESTS=tests/host: only those)
+test: setup squid postgresql tmux  ## every test, on the real engine and the real CLIs (TESTS=tests/host: only those)
 	@HUTCH_TEST_DATABASE=$(DATABASE) $(RUN)/pytest -n 2 --dist loadscope $(TESTS)
 
 check: .venv/done  ## formatting, lint, types, import directions, known vulnerabilities
@@ -53,6 +53,11 @@ bench: setup squid  ## compare with the bare CLIs, the gateway with Squid, and t
 
 chaos: setup  ## kill everything 200 times under load, and audit (CHAOS="--database postgresql"); 20 minutes
 	@$(RUN)/python -m chaos $(CHAOS)
+
+clients: .venv/done  ## generate the TypeScript client anew from the API's description
+	@cd clients/typescript && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@$(RUN)/python -m hutch.cli.openapi >clients/typescript/openapi.json
+	@cd clients/typescript && npm run --silent generate
 
 .venv/done: pyproject.toml uv.lock
 	@uv --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .uv/bin/uv
@@ -83,6 +88,17 @@ postgresql:
 	else \
 	  echo 'PostgreSQL is not installed here. Type this, then try again:'; \
 	  echo '  sudo apt-get update && sudo apt-get install --yes postgresql'; exit 1; \
+	fi
+
+# The command line is tested in a real terminal.
+tmux:
+	@if command -v tmux >/dev/null; then exit 0; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q >/dev/null; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends tmux >/dev/null; \
+	else \
+	  echo 'tmux is not installed here. Type this, then try again:'; \
+	  echo '  sudo apt-get update && sudo apt-get install --yes tmux'; exit 1; \
 	fi
 
 # Stands in for exits in tests and in `hutch demo egress`; the package's own service stays off.

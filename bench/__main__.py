@@ -73,7 +73,7 @@ def measure(settings: Settings, folder: Path, console: Console) -> dict[str, Any
         for provider in PROVIDERS:
             client.put_api_key(provider, OFFLINE_KEY)
             through_hutch(client, provider, None)  # makes the container, warms every cache
-        inside = Inside(_container(client.container()["incarnation"], settings))
+        inside = Inside(_container(client.container().incarnation, settings))
         providers = {}
         try:
             for provider in PROVIDERS:

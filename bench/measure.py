@@ -69,8 +69,8 @@ def wait_for_spare(client: Client, provider: Provider, *, within_s: float = 60) 
     """Until the sandbox has an agent started ahead."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:
-        agents = client.container()["agents"]
-        if {"provider": provider, "state": "spare"} in agents:
+        agents = client.container().agents
+        if any((a.provider, a.state) == (provider, "spare") for a in agents):
             return
         time.sleep(0.1)
     raise TimeoutError(f"no {provider} agent was ready within {within_s} s: {agents}")

@@ -24,10 +24,11 @@ from typing import Any, Literal, TypeAlias
 
 from hutch.backends.base import LABEL_INSTANCE
 from hutch.backends.open import open_backend
-from hutch.client import Client, ClientError
+from hutch.client import ClientError
 from hutch.config import Settings
 from hutch_runtime.protocol import PROVIDERS, Provider
 from tests.postgres import running_server
+from tests.wire import Wire
 
 DATABASES = ("sqlite", "postgresql")
 HUTCH = Path(sys.executable).with_name("hutch")
@@ -103,7 +104,7 @@ def _is_turn(request: Mapping[str, Any], prompt: str) -> bool:
 class User:
     id: str
     key: str
-    client: Client
+    client: Wire
     provider_keys: Mapping[Provider, str]
 
     def run(self, provider: str, prompt: str, **options: Any) -> dict[str, Any]:
@@ -180,7 +181,7 @@ class Service:
     model_port: int
     identities: Mapping[str, Identity] = field(default_factory=dict)  # of parts that are not root's
     _running: dict[Part, subprocess.Popen[bytes]] = field(default_factory=dict)
-    _clients: list[Client] = field(default_factory=list)
+    _clients: list[Wire] = field(default_factory=list)
     _made: int = 0
 
     @property
@@ -200,13 +201,13 @@ class Service:
     def admin_key(self) -> str:
         return self.settings.admin_key_file.read_text().strip()
 
-    def client(self, key: str, *, user_id: str | None = None) -> Client:
-        client = Client(self.url, key, user_id=user_id)
+    def client(self, key: str, *, user_id: str | None = None) -> Wire:
+        client = Wire(self.url, key, user_id=user_id)
         self._clients.append(client)
         return client
 
     @property
-    def admin(self) -> Client:
+    def admin(self) -> Wire:
         return self.client(self.admin_key)
 
     def make_user(self, *, credentials: bool = True) -> User:
@@ -326,7 +327,7 @@ class Service:
 
     def _wait_until_ready(self) -> None:
         until = time.monotonic() + READY_S
-        with Client(self.url, "") as client:
+        with Wire(self.url, "") as client:
             while True:
                 for name, process in self._running.items():
                     assert process.poll() is None, f"{name} ended at once:\n{self.log(name)}"

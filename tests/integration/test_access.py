@@ -7,14 +7,15 @@ from typing import Any
 import httpx2
 import pytest
 
-from hutch.client import ApiError, Client
+from hutch.client import ApiError
 from hutch_runtime.protocol import PROVIDERS, Provider
 from tests.service import Service, User, fingerprint
+from tests.wire import Wire
 
 each_provider = pytest.mark.parametrize("provider", PROVIDERS)
 
 
-def refusal(client: Client, method: str, path: str, **options: Any) -> tuple[int, str]:
+def refusal(client: Wire, method: str, path: str, **options: Any) -> tuple[int, str]:
     with pytest.raises(ApiError) as refused:
         client.call(method, path, **options)
     assert refused.value.message

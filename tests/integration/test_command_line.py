@@ -142,6 +142,6 @@ def test_a_service_that_is_not_there(service: Service, user: User) -> None:
         timeout=30,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 6
     assert "does not answer" in done.stderr
     assert "make up" in done.stderr

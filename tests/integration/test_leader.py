@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hutch.client import Client, ClientError
+from hutch.client import ClientError
 from tests.integration.driving import Following, check_log
 from tests.service import HUTCH, READY_S, Service, User, free_ports, running_service
+from tests.wire import Wire
 
 
 @dataclass
@@ -26,12 +27,12 @@ class Process:
 
     def user(self, user: User) -> User:
         """The same one, by way of this process."""
-        client = Client(f"http://127.0.0.1:{self.port}", user.key)
+        client = Wire(f"http://127.0.0.1:{self.port}", user.key)
         self.users.append(User(user.id, user.key, client, user.provider_keys))
         return self.users[-1]
 
     def leader(self) -> dict[str, object]:
-        with Client(f"http://127.0.0.1:{self.port}", self.service.admin_key) as admin:
+        with Wire(f"http://127.0.0.1:{self.port}", self.service.admin_key) as admin:
             found = admin.call("GET", "/v1/admin/tasks")["leader"]
             assert isinstance(found, dict)
             return found
@@ -48,7 +49,7 @@ def process(service: Service) -> Iterator[Process]:
     one = Process(service, port, popen)
     try:
         until = time.monotonic() + READY_S
-        with Client(f"http://127.0.0.1:{port}", "") as client:
+        with Wire(f"http://127.0.0.1:{port}", "") as client:
             while True:
                 try:
                     client.call("GET", "/readyz")

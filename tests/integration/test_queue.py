@@ -42,4 +42,4 @@ def test_two_users_take_turns_in_one_place(image: str, tmp_path: Path) -> None:
         assert [run["error"] for run in steps.result()] == [None] * 12
         assert len({run["session_id"] for run in steps.result()}) == 1
         assert most == 1
-        assert service.admin.health()["queue"]["depth"] == 0
+        assert service.admin.call("GET", "/v1/admin/health")["queue"]["depth"] == 0

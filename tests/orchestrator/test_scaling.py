@@ -258,25 +258,25 @@ async def test_the_verbs_from_python_and_the_command_line(
 
     def drive() -> None:
         with Client(api.url, admin, user_id=user_id) as client:
-            run = client.execute("claude", "hello")
-            assert run["state"] == "succeeded"
+            run = client.run("claude", "hello").check()
+            assert run.provider == "claude"
             container = client.get_or_create_container()
             assert client.health()["containers"] == {"running": 1}
             assert client.scale_pool(1)["pool"]["target"] == 1
             assert [task["name"] for task in client.maintain()["tasks"]] == ["scaling", "pool"]
-            assert client.assign(user_id)["id"] == container["id"]
-            assert client.hibernate()["observed"] == "hibernated"
+            assert client.assign(user_id).id == container.id
+            assert client.hibernate().observed == "hibernated"
             again = client.get_or_create_container()
-            assert again["id"] != container["id"]
-            assert client.release(again["id"])["kept"] is False
+            assert again.id != container.id
+            assert client.release(again.id)["kept"] is False
             assert "1 by hand" in command("pool", "show")
             assert "0 by hand" in command("pool", "scale", "0")
             assert "0 by the rules (0 to 0)" in command("pool", "scale", "auto")
             assert "pool        0 by the rules" in command("health")
             assert "scaling" in command("maintain")
             assert command("assign", user_id).split()[1] == "running"
-            [container] = client.call("GET", "/v1/admin/containers")["containers"]
-            assert command("release", container["id"]) == "destroyed\n"
+            [container] = client.containers()
+            assert command("release", container.id) == "destroyed\n"
             for verb, state in (
                 ("get", "running"),
                 ("hibernate", "hibernated"),
@@ -285,7 +285,7 @@ async def test_the_verbs_from_python_and_the_command_line(
             ):
                 assert command(verb, top="container").split()[1] == state
             client.get_or_create_container()
-            assert client.destroy_container()["observed"] == "destroyed"
+            assert client.destroy_container().observed == "destroyed"
 
     await asyncio.to_thread(drive)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hutch.client.client import _events
+from hutch.client import UnexpectedAnswer, Unreachable
+from hutch.client.following import Following
 from hutch.errors import InvalidRequest
 from hutch.gateway.headers import to_host, to_provider
 from hutch.gateway.refusals import Refusal
@@ -98,28 +99,31 @@ def test_a_line_of_a_stream_without_an_end_is_given_up() -> None:
         asyncio.run(read())
 
 
-class Response:
-    def __init__(self, pieces: list[bytes]) -> None:
-        self._pieces = pieces
-
-    def iter_bytes(self) -> Iterator[bytes]:
-        return iter(self._pieces)
-
-
-@given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=9)), max_size=5), st.data())
+@given(st.lists(st.text(max_size=9), max_size=5), st.data())
 def test_a_client_reads_what_was_written_however_it_is_cut(
-    events: list[dict[str, str]], data: st.DataObject
+    texts: list[str], data: st.DataObject
 ) -> None:
-    stream = b"".join(
-        f"id: 1\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode("utf-8", "replace")
-        for event in events
-    )
+    head = {"run_id": "run_1", "time": 1.0, "type": "text.delta"}
+    events = [{**head, "seq": seq, "text": text} for seq, text in enumerate(texts, 1)]
+    lines = [json.dumps(event, ensure_ascii=False) for event in events]
+    stream = b"".join(f"id: 1\ndata: {line}\n\n".encode("utf-8", "replace") for line in lines)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
-    pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
-    read = list(_events(Response(pieces)))  # type: ignore[arg-type]  # as much of one as it needs
-    assert json.dumps(read) == json.dumps(
-        [json.loads(json.dumps(e, ensure_ascii=False).encode("utf-8", "replace")) for e in events]
-    )
+    following = Following(run_id="run_1", retry_for_s=0)
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        following.feed(stream[start:end])
+    assert [dict(event.raw) for event in following.take()] == [
+        json.loads(line.encode("utf-8", "replace")) for line in lines
+    ]
+
+
+@given(st.binary() | st.text().map(lambda text: f"data: {text}\n".encode("utf-8", "replace")))
+def test_a_client_refuses_what_is_no_event(stream: bytes) -> None:
+    following = Following(run_id="run_1", retry_for_s=0)
+    try:
+        following.feed(stream)
+        list(following.take())
+    except (UnexpectedAnswer, Unreachable):
+        pass
 
 
 _TARGET = st.lists(

@@ -17,6 +17,7 @@ from hutch.cli import main, profile
 from hutch.cli.printable import one_line, printable
 from hutch.cli.run import run
 from hutch.cli.tables import table
+from hutch.client.events import Event, TextDelta, parse
 from tests.security.conftest import Attempt
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,26 +44,45 @@ EVENTS: list[dict[str, Any]] = [
     {"type": "text.delta", "text": EVIL},
     {"type": "text", "text": EVIL},
     {"type": "text", "text": EVIL},
-    {"type": "tool.started", "kind": EVIL, "input": {EVIL: EVIL}},
-    {"type": "tool.finished", "ok": False, "output": EVIL},
-    {"type": "queued", "reason": EVIL, "position": EVIL},
-    {"type": "retrying", "code": EVIL},
-    {"type": "agent.restarted", "reason": EVIL},
-    {"type": "truncated", "dropped_bytes": EVIL},
+    {"type": "tool.started", "tool_id": EVIL, "kind": EVIL, "name": EVIL, "input": {EVIL: EVIL}},
+    {"type": "tool.finished", "tool_id": EVIL, "ok": False, "output": EVIL},
+    {"type": "queued", "reason": EVIL, "position": 1},
+    {"type": "retrying", "attempt": 1, "delay_ms": 1, "status": 429, "code": EVIL},
+    {"type": "agent.restarted", "reason": EVIL, "how": EVIL},
+    {"type": "truncated", "scope": EVIL, "limit_bytes": 1, "dropped_bytes": 1},
     {"type": "unparsed", "line": EVIL},
+    {"type": EVIL, EVIL: EVIL},
     {
         "type": "run.finished",
         "stop_reason": "error",
         "error": {"code": EVIL, "message": EVIL},
         "text": EVIL,
+        "timings": {},
     },
 ]
 
 
 class Events:
-    def run(self, *_: Any, **__: Any) -> Iterator[dict[str, Any]]:
+    id = "run_1"
+    cancel = None
+
+    def submit(self, *_: Any, **__: Any) -> Self:
+        return self
+
+    def with_options(self, **_: Any) -> Self:
+        return self
+
+    def follow(self, *_: Any, **__: Any) -> Self:
+        return self
+
+    def __iter__(self) -> Iterator[Event]:
         for seq, event in enumerate(EVENTS, 1):
-            yield {"run_id": "run_1", "seq": seq, **event}
+            yield parse({"run_id": "run_1", "seq": seq, "time": 1.0, **event})
+
+
+def test_an_event_with_half_a_character_is_shown_all_the_same() -> None:
+    head = {"run_id": "run_1", "seq": 1, "time": 1.0}
+    assert isinstance(parse({**head, "type": "text.delta", "text": EVIL}), TextDelta)
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -110,6 +130,9 @@ class Anything(dict[str, Any]):
         if key.endswith("s") and not key.endswith(("status", "address", "class")):
             return [Anything()]
         return EVIL
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
 
     def items(self) -> Any:
         return [(EVIL, EVIL)]

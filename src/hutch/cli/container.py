@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_module
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from hutch.cli.printable import echo
 from hutch.cli.profile import user_client
+from hutch.cli.tables import print_json
+from hutch.client.models import Container
 from hutch.config import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Your own container.")
@@ -37,8 +38,8 @@ def destroy(json: Json = False) -> None:
         _show(client.destroy_container(), as_json=json)
 
 
-def _show(container: dict[str, Any], *, as_json: bool) -> None:
+def _show(container: Container, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json_module.dumps(container))
+        print_json(container)
     else:
-        echo(f"{container['id']} {container['observed']}")
+        echo(f"{container.id} {container.observed}")

@@ -61,42 +61,36 @@ def demo_client(settings: Settings) -> Client:
                 raise
         else:
             return client
-    with admin_client(settings) as admin:
-        users = admin.call("GET", "/v1/admin/users")["users"]
-        demo = next((user["id"] for user in users if user["name"] == DEMO_USER), None)
-        made = (
-            admin.call("POST", "/v1/admin/users", json={"name": DEMO_USER})
-            if demo is None
-            else admin.call("POST", f"/v1/admin/users/{demo}/keys")
-        )
-    save_user_key(settings, made["key"])
-    return client_with(settings, made["key"])
+    with admin_client(settings, here=True) as admin:
+        demo = next((user.id for user in admin.users() if user.name == DEMO_USER), None)
+        key = (admin.create_user(DEMO_USER) if demo is None else admin.create_user_key(demo)).key
+    save_user_key(settings, key)
+    return client_with(settings, key)
 
 
 def try_provider(client: Client, provider: Provider) -> Tried:
     """One run. A failure is a row in the table, not an exception."""
     try:
-        run = client.call("POST", "/v1/runs", json={"provider": provider, "prompt": PROMPT})
+        run = client.run(provider, PROMPT)
         container = client.container()
     except ApiError as error:
         return Tried(provider, False, "", "", "", 0, f"{error.message} ({error.code})")
-    ok = run["state"] == "succeeded"
+    ok = run.state == "succeeded"
     return Tried(
         provider=provider,
         ok=ok,
-        cli_version=run["cli_version"] or "",
-        isolation=container["isolation"] or "",
-        container=container["id"],
-        milliseconds=run["timings"]["total_ms"],
-        answer=run["text"] if ok else f"{run['error']['message']} ({run['error']['code']})",
+        cli_version=run.cli_version or "",
+        isolation=container.isolation or "",
+        container=container.id,
+        milliseconds=run.timings["total_ms"],
+        answer=run.text if ok or run.error is None else f"{run.error.message} ({run.error.code})",
     )
 
 
 def demo(settings: Settings, console: Console) -> bool:
     """Run it and print the table; True if all three answered."""
     with demo_client(settings) as client:
-        stored = client.call("GET", "/v1/credentials")["credentials"]
-        have = {credential["provider"] for credential in stored}
+        have = {credential.provider for credential in client.credentials()}
         for provider in PROVIDERS:
             key = key_from_environment(provider)
             if key is not None:

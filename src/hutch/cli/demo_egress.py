@@ -152,7 +152,7 @@ def _free_ports(count: int) -> list[int]:
 def _tenants(settings: Settings, squids: Sequence[Squid]) -> Iterator[list[Tenant]]:
     """Users with keys and an exit each."""
     with contextlib.ExitStack() as stack:
-        admin = stack.enter_context(admin_client(settings))
+        admin = stack.enter_context(admin_client(settings, here=True))
         inventory = [
             {
                 "host": "127.0.0.1",

@@ -9,13 +9,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from hutch.cli.printable import echo
-from hutch.cli.profile import (
-    admin_client,
-    save_user_key,
-    saved_user_key,
-    user_client,
-    write_private,
-)
+from hutch.cli.profile import admin_client, renew_user_key, user_client
+from hutch.cli.servers import write_private
 from hutch.cli.tables import table
 from hutch.config import Settings
 
@@ -57,8 +52,8 @@ def rotate_own(key_id: str, grace_hours: Grace = 24, days: Days = None, json: Js
     with user_client(settings) as client:
         before = _prefix(client.call("GET", "/v1/keys")["keys"], key_id)
         new = client.call("POST", f"/v1/keys/{key_id}/rotate", json=_rotation(grace_hours, days))
-    if before and (saved_user_key(settings) or "").startswith(before):
-        save_user_key(settings, new["key"])
+    if before:
+        renew_user_key(settings, before, new["key"])
     _print(new, json)
 
 

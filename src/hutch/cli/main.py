@@ -4,61 +4,174 @@ from __future__ import annotations
 
 import asyncio
 import json as json_module
+import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from hutch.cli import admin, agreements, container, exits, image, keys, network
+from hutch.cli import (
+    admin,
+    agreements,
+    bridge,
+    container,
+    credentials,
+    exit_codes,
+    exits,
+    image,
+    keys,
+    network,
+    profiles,
+    runs,
+    sessions,
+    webhooks,
+)
 from hutch.cli.api_secrets import settings_apart_from_environment
 from hutch.cli.doctor import doctor
 from hutch.cli.login import login
 from hutch.cli.printable import echo, printable
 from hutch.cli.profile import admin_client, user_client
+from hutch.cli.providers import ProviderArgument
 from hutch.cli.tables import table
-from hutch.client import ApiError, ClientError
+from hutch.client import ClientError, Unreachable
+from hutch.client.run_options import RunOptions
 from hutch.config import Settings
 from hutch.errors import HutchError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Claude Code, Codex CLI and Gemini CLI in a container of each user's own.",
 )
 app.add_typer(admin.app, name="admin")
 app.add_typer(agreements.app, name="agreements")
 app.add_typer(container.app, name="container")
+app.add_typer(credentials.app, name="credentials")
 app.add_typer(image.app, name="image")
 app.add_typer(keys.app, name="keys")
 app.add_typer(network.app, name="network")
+app.add_typer(profiles.app, name="profile")
+app.add_typer(runs.app, name="runs")
+app.add_typer(sessions.app, name="sessions")
+app.add_typer(webhooks.app, name="webhooks")
 app.command()(doctor)
 app.command()(login)
+app.command()(runs.usage)
+app.command()(bridge.acp)
+app.command()(bridge.mcp)
 app.command("exit")(exits.own_exit)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+@app.callback()
+def main_options(
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-P", help="The server; see `hutch profile`.")
+    ] = None,
+) -> None:
+    if profile is not None:
+        os.environ["HUTCH_PROFILE"] = profile
+
+
+Model = Annotated[str | None, typer.Option(help="A model that the CLI knows.")]
+Session = Annotated[str | None, typer.Option(help="Go on with this session (ses_…).")]
+Continue = Annotated[
+    bool, typer.Option("--continue", "-c", help="Go on with your last session of this provider.")
+]
+Seconds = Annotated[
+    float | None, typer.Option(help="Seconds to the end, the wait for a container included.")
+]
+
+
 @app.command()
 def run(
-    provider: Annotated[str, typer.Argument(help="claude, codex or gemini")],
-    prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
-    model: Annotated[str | None, typer.Option(help="A model that the CLI knows.")] = None,
-    session: Annotated[str | None, typer.Option(help="Go on with this session (ses_…).")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds.")] = None,
+    provider: ProviderArgument,
+    prompt: Annotated[
+        str | None, typer.Argument(help="What is piped in follows it; - or nothing: that alone.")
+    ] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", help="Text to add; may be repeated.")
+    ] = None,
+    attach: Annotated[
+        list[Path] | None, typer.Option("--attach", "-a", help="A file for the agent; images too.")
+    ] = None,
+    model: Model = None,
+    session: Session = None,
+    go_on: Continue = False,
+    timeout: Seconds = None,
+    system_prompt: Annotated[str | None, typer.Option(help="Instead of the CLI's own.")] = None,
+    append_system_prompt: Annotated[str | None, typer.Option(help="Behind the CLI's own.")] = None,
+    max_turns: Annotated[int | None, typer.Option(min=1, help="Of the model.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="US dollars.")] = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="A file with a JSON schema that the answer has to fit.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="The same key never runs twice.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the events, one a line.")] = False,
 ) -> None:
-    """Run a prompt in your container and show the answer as it comes. Ctrl-C cancels it."""
-    from hutch.cli.run import run as run_prompt  # noqa: PLC0415  only this command needs it
+    """Run a prompt in your container and show the answer as it comes. Ctrl-C cancels it.
 
-    if prompt == "-":
-        prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
-    options = {"model": model, "session_id": session, "timeout_s": timeout}
-    given = {name: value for name, value in options.items() if value is not None}
+    git diff | hutch run codex "Review this."
+    """
+    from hutch.cli import prompts  # noqa: PLC0415  only this command needs it
+    from hutch.cli.run import last_session  # noqa: PLC0415  the same
+    from hutch.cli.run import run as run_prompt  # noqa: PLC0415  the same
+
+    text = prompts.assemble(prompt, file or [])
+    options: RunOptions = {
+        "model": model,
+        "session_id": session,
+        "timeout_s": timeout,
+        "system_prompt": system_prompt,
+        "append_system_prompt": append_system_prompt,
+        "max_turns": max_turns,
+        "max_cost_usd": max_cost,
+        "output_schema": prompts.schema(schema),
+        "attachments": prompts.attachments(attach or []),
+        "idempotency_key": key,
+    }
     with user_client(Settings()) as client:
-        code = run_prompt(client, provider, prompt, as_json=json, **given)
-    raise typer.Exit(code)
+        if go_on and session is None:
+            options["session_id"] = last_session(client, provider)
+        raise typer.Exit(run_prompt(client, provider, text, as_json=json, **options))
+
+
+@app.command()
+def chat(
+    provider: ProviderArgument,
+    model: Model = None,
+    session: Session = None,
+    go_on: Continue = False,
+) -> None:
+    """Talk with an agent: Ctrl-C ends the turn, Ctrl-D the conversation; /help says the rest."""
+    from hutch.cli.chat import chat as talk  # noqa: PLC0415  only this command needs it
+    from hutch.cli.run import last_session  # noqa: PLC0415  the same
+
+    with user_client(Settings()) as client:
+        if go_on and session is None:
+            session = last_session(client, provider)
+        talk(client, provider, model=model, session_id=session)
+
+
+@app.command()
+def logs(
+    run_id: Annotated[str, typer.Argument(help="run_…")],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Live, until it has ended. Ctrl-C leaves it.")
+    ] = False,
+    after: Annotated[int, typer.Option(min=0, help="From the event after this number.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the events, one a line.")] = False,
+) -> None:
+    """What a run did: its events so far."""
+    from hutch.cli.run import logs as show  # noqa: PLC0415  only this command needs it
+
+    with user_client(Settings()) as client:
+        raise typer.Exit(show(client, run_id, live=follow, after=after, as_json=json))
 
 
 @app.command()
@@ -146,18 +259,20 @@ def main() -> None:
     """Run the command line; an error that we know is a message and a hint, never a traceback."""
     try:
         app()
-    except HutchError as error:
-        _fail(error.message, error.hint)
-    except ApiError as error:
-        _fail(f"{error.message} ({error.code})", error.hint)
-    except ClientError as error:
-        _fail(str(error), "`make up` starts the service here; `hutch doctor` looks for causes.")
+    except (HutchError, ClientError) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(exit_codes.INTERRUPTED)
 
 
-def _fail(message: str, hint: str) -> None:
-    text = f"{message}\n{hint}\n" if hint else f"{message}\n"
-    sys.stderr.write(printable(text))
-    sys.exit(1)
+def _fail(error: HutchError | ClientError) -> None:
+    text, hint = error.message, error.hint
+    if isinstance(error, ClientError):
+        text = str(error)
+    if isinstance(error, Unreachable):
+        hint = "`make up` starts the service here; `hutch doctor` looks for causes."
+    sys.stderr.write(printable(f"{text}\n{hint}\n" if hint else f"{text}\n"))
+    sys.exit(exit_codes.of(error))
 
 
 if __name__ == "__main__":

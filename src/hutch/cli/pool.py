@@ -9,7 +9,7 @@ import typer
 
 from hutch.cli.printable import echo
 from hutch.cli.profile import admin_client
-from hutch.cli.tables import table
+from hutch.cli.tables import print_json, table
 from hutch.config import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Containers that wait for users.")
@@ -72,7 +72,10 @@ def assign(user_id: str, json: Json = False) -> None:
     """Give a user a container now: theirs, a warm one, or a new one."""
     with admin_client(Settings()) as admin:
         given = admin.assign(user_id)
-    echo(json_module.dumps(given) if json else f"{given['id']} {given['observed']}")
+    if json:
+        print_json(given)
+    else:
+        echo(f"{given.id} {given.observed}")
 
 
 def release(container_id: str) -> None:

@@ -1,18 +1,25 @@
-"""``hutch run``: a prompt, and what the agent does with it as it comes."""
+"""``hutch run`` and ``hutch logs``: what the agent does with a prompt, as it comes."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol, Unpack
 
 from rich.console import Console
+from rich.status import Status
 from rich.text import Text
 
+from hutch.cli.exit_codes import FAILED, INTERRUPTED, OK
 from hutch.cli.printable import printable
-from hutch.client import Client
+from hutch.cli.profile import FOLLOW_FOR_S
+from hutch.client import Client, Stream
+from hutch.client import events as ev
+from hutch.client.events import Event
+from hutch.client.run_options import RunOptions
 
-_WAITS: Final = {
+WAITS: Final = {
     "session": "the session's run before it has not ended",
     "user_limit": "you have as many runs at once as your tier allows",
     "pool_empty": "no container is ready, and one is being made",
@@ -22,84 +29,112 @@ _WAITS: Final = {
 }
 
 
-def run(client: Client, provider: str, prompt: str, *, as_json: bool, **options: Any) -> int:
+class Show(Protocol):
+    def event(self, event: Event) -> None: ...
+    def close(self) -> None: ...
+
+
+def run(
+    client: Client, provider: str, prompt: str, *, as_json: bool, **options: Unpack[RunOptions]
+) -> int:
     """Stream a run to the terminal; Ctrl-C cancels it. Returns the exit code."""
-    events = client.run(provider, prompt, **options)
-    run_id = ""
-    last: dict[str, Any] = {}
-    show = _Json() if as_json else _Plain()
-    while True:
-        try:
-            for event in events:
-                run_id = event["run_id"]
-                last = event
-                show.event(event)
-            break
-        except KeyboardInterrupt:
-            if not run_id or show.cancelling:
-                return 130
-            show.cancelling = True
-            client.cancel(run_id)
-            events = client.follow(run_id, after=int(last["seq"]))
-    if last.get("type") != "run.finished":
-        sys.stderr.write(f"The stream broke off; `hutch run` was following {run_id}.\n")
-        return 1
-    return {"error": 1, "cancelled": 130}.get(str(last["stop_reason"]), 0)
+    begun = client.submit(provider, prompt, **options)
+    show = Json() if as_json else Plain()
+    stream = client.with_options(retry_for_s=FOLLOW_FOR_S).follow(begun.id)
+    return _exit_code(follow(stream, show, interrupted=stream.cancel))
 
 
-class _Json:
-    cancelling = False
+def last_session(client: Client, provider: str) -> str | None:
+    """None: there is none yet, and a new one begins."""
+    return next((s.id for s in client.sessions(limit=100) if s.provider == provider), None)
 
-    def event(self, event: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(event, ensure_ascii=True) + "\n")
+
+def logs(client: Client, run_id: str, *, live: bool, after: int, as_json: bool) -> int:
+    """The events of a run. Ctrl-C ends the looking, not the run."""
+    show = Json() if as_json else Plain()
+    if live:
+        stream = client.with_options(retry_for_s=FOLLOW_FOR_S).follow(run_id, after=after)
+        last = follow(stream, show, interrupted=None)
+        return OK if last is None and client.get_run(run_id).finished else _exit_code(last)
+    try:
+        while True:
+            page = client.event_page(run_id, after=after)
+            for raw in page.events:
+                show.event(ev.parse(raw))
+            if page.finished or not page.events:
+                return OK
+            after = page.next
+    finally:
+        show.close()
+
+
+def follow(stream: Stream, show: Show, *, interrupted: Callable[[], object] | None) -> Event | None:
+    """Show events to the last one, which is returned. Ctrl-C calls ``interrupted`` and goes on, a
+    second one gives up.
+    """
+    last: Event | None = None
+    try:
+        while True:
+            try:
+                for event in stream:
+                    last = event
+                    show.event(event)
+                return last
+            except KeyboardInterrupt:
+                if interrupted is None:
+                    return None
+                interrupted()
+                interrupted = None
+    finally:
+        show.close()
+
+
+def _exit_code(last: Event | None) -> int:
+    if not isinstance(last, ev.RunFinished):
+        return INTERRUPTED
+    return {"error": FAILED, "cancelled": INTERRUPTED}.get(last.stop_reason, OK)
+
+
+class Json:
+    def event(self, event: Event) -> None:
+        sys.stdout.write(json.dumps(dict(event.raw), ensure_ascii=True) + "\n")
         sys.stdout.flush()
 
+    def close(self) -> None:
+        pass
 
-class _Plain:
+
+class Plain:
     """The answer on standard output, everything else on standard error."""
 
-    cancelling = False
-
     def __init__(self) -> None:
-        self._notes = Console(stderr=True, highlight=False)
         self._streamed = False  # the block of text under way came as deltas
         self._in_line = False
+        self.notes = Notes(before=self._end_line)
 
-    def event(self, event: dict[str, Any]) -> None:
-        match event["type"]:
-            case "text.delta":
+    def event(self, event: Event) -> None:
+        match event:
+            case ev.TextDelta(text=text):
                 self._streamed = True
-                self._write(event["text"])
-            case "text":
+                self._write(text)
+            case ev.Text(text=text):
                 if not self._streamed:
-                    self._write(event["text"])
+                    self._write(text)
                 self._streamed = False
                 self._end_line()
-            case "tool.started":
-                self._note(f"▸ {event['kind']} {_brief(event['input'])}", "cyan")
-            case "tool.finished" if not event["ok"]:
-                self._note(f"  failed: {_brief(event['output'])}", "red")
-            case "queued":
-                why = _WAITS.get(event["reason"], "it is queued")
-                self._note(f"… waiting, number {event['position']}: {why}", "yellow")
-            case "retrying":
-                self._note(f"… the model API is slow or limits us ({event['code']})", "yellow")
-            case "agent.restarted":
-                self._note(f"… the agent was restarted: {event['reason']}", "yellow")
-            case "truncated":
-                self._note(f"… {event['dropped_bytes']} bytes were left out", "yellow")
-            case "run.finished":
-                self._finish(event)
+                self.notes.working()
+            case ev.RunFinished():
+                self._end_line()
+                self.notes.event(event)
+            case _:
+                self.notes.event(event)
 
-    def _finish(self, event: dict[str, Any]) -> None:
+    def close(self) -> None:
+        self.notes.close()
         self._end_line()
-        if event["error"]:
-            error = event["error"]
-            self._note(f"{error['message']} ({error['code']})", "red")
-        elif event["stop_reason"] != "end_turn":
-            self._note(f"The turn ended: {event['stop_reason']}.", "yellow")
 
     def _write(self, text: str) -> None:
+        self.notes.quiet()
         text = printable(text)
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -111,12 +146,72 @@ class _Plain:
             sys.stdout.flush()
             self._in_line = False
 
+
+class Notes:
+    """What is told beside the answer, and a spinner while nothing is told. On standard error; the
+    spinner on a terminal only.
+    """
+
+    def __init__(self, *, before: Callable[[], None]) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._before = before
+        self._status: Status | None = None
+        self.working("starting")
+
+    def working(self, what: str = "working") -> None:
+        if not self.console.is_terminal:
+            return
+        self._before()
+        if self._status is None:
+            self._status = self.console.status("")
+            self._status.start()
+        self._status.update(Text(f"{printable(what)} …", style="dim"))
+
+    def quiet(self) -> None:
+        """Nothing moves while somebody else writes."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def close(self) -> None:
+        self.quiet()
+
+    def event(self, event: Event) -> None:
+        match event:
+            case ev.RunStarted():
+                self.working()
+            case ev.ReasoningDelta():
+                self.working("thinking")
+            case ev.ToolStarted(kind=kind, input=given):
+                self._note(f"▸ {kind} {brief(given)}", "cyan")
+                self.working(f"running {kind}")
+            case ev.ToolFinished(ok=ok, output=output):
+                if not ok:
+                    self._note(f"  failed: {brief(output)}", "red")
+                self.working()
+            case ev.Queued(position=position, reason=reason):
+                why = WAITS.get(reason, "it is queued")
+                self._note(f"… waiting, number {position}: {why}", "yellow")
+                self.working("waiting")
+            case ev.Retrying(code=code):
+                self._note(f"… the model API is slow or limits us ({code})", "yellow")
+            case ev.AgentRestarted(reason=reason):
+                self._note(f"… the agent was restarted: {reason}", "yellow")
+            case ev.Truncated(dropped_bytes=dropped):
+                self._note(f"… {dropped} bytes were left out", "yellow")
+            case ev.RunFinished(error=error, stop_reason=reason):
+                self.quiet()
+                if error:
+                    self._note(f"{error.get('message')} ({error.get('code')})", "red")
+                elif reason != "end_turn":
+                    self._note(f"The turn ended: {reason}.", "yellow")
+
     def _note(self, text: str, style: str) -> None:
-        self._end_line()
-        self._notes.print(Text(printable(text), style=style))
+        self._before()
+        self.console.print(Text(printable(text), style=style))
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = " ".join(text.split())
     return text if len(text) <= 100 else text[:99] + "…"

@@ -23,7 +23,7 @@ from hutch.api.reception import Reception
 from hutch.api.websockets import MESSAGE_MAX_BYTES, PING_EVERY_S, PING_WITHIN_S
 from hutch.app import Hutch, Leading, running
 from hutch.audit.models import Entry
-from hutch.cli.profile import write_private
+from hutch.cli.servers import write_private
 from hutch.cli.tls import LOOK_EVERY_S, Certificate
 from hutch.clock import SystemClock
 from hutch.config import Settings

@@ -94,7 +94,7 @@ def _put_all_away(settings: Settings, console: Console) -> None:
     """What users have in their containers outlives these."""
     away, left = 0, 1
     try:
-        with admin_client(settings) as client:
+        with admin_client(settings, here=True) as client:
             while left:
                 done = client.call("POST", "/v1/admin/containers/hibernate")
                 away, left = away + done["hibernated"], done["left"]
@@ -178,7 +178,7 @@ def _wait_until_ready(settings: Settings, background: Background) -> None:
     until = time.monotonic() + _READY_S
     while True:
         try:
-            with client_with(settings, "") as client:
+            with client_with(settings, "", retry_for_s=0) as client:
                 client.call("GET", "/readyz")
                 return
         except ApiError as error:

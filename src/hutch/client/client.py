@@ -1,26 +1,34 @@
-"""A synchronous client. Answers are the API's own JSON objects; see ``/docs`` for their fields."""
+"""The client for code that waits; ``hutch.client.asynchronous`` has the other."""
 
 from __future__ import annotations
 
-import json
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Self, TypeVar, Unpack
 
 import httpx2
 
-from hutch.client.errors import ApiError, Unreachable
+from hutch.client.endpoints import Endpoints, Sends
+from hutch.client.errors import ClientError, refusal
+from hutch.client.events import Event
+from hutch.client.following import Following, Prose
+from hutch.client.models import Run
+from hutch.client.options import ANSWER_S, RETRY_FOR_S, Configured, Options, settled, trust
+from hutch.client.requests import Request, Steps
+from hutch.client.retries import Patience
+from hutch.client.run_options import RunOptions, body_and_headers
 
-_CONNECT_S: Final = 5
-_SILENCE_S: Final = 60  # the service sends a heartbeat every 15 s
-_ANSWER_S: Final = 100  # the first run waits for its container
+T = TypeVar("T")
 
 
-class Client:
-    """Use as a context manager. ``user_id`` is for service keys: whom the requests act for. An
-    empty ``key`` is for what needs none, ``/readyz``.
+class Client(Endpoints, Configured, Sends):
+    """Use as a context manager, or ``close()`` it. ``user_id`` is for service keys: whom the
+    requests act for. An empty ``key`` is for what needs none, ``/readyz``. ``ca``: what a server's
+    certificate is checked against, where it is not from a public authority: a PEM file, or a
+    context for more than that. May be used by several threads.
     """
 
     def __init__(
@@ -29,137 +37,134 @@ class Client:
         key: str,
         *,
         user_id: str | None = None,
+        timeout_s: float = ANSWER_S,
+        retry_for_s: float = RETRY_FOR_S,
         ca: str | Path | ssl.SSLContext | None = None,
     ) -> None:
-        """``ca``: what a server's certificate is checked against, where it is not from a public
-        authority: a PEM file, or a context for more than that.
-        """
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        if user_id is not None:
-            headers["x-hutch-user"] = user_id
-        self._http = httpx2.Client(
-            base_url=url,
-            headers=headers,
-            timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S),
-            verify=_trust(ca),
-            trust_env=False,  # the service is not behind the proxy of this machine's browser
-        )
+        self._options = Options(url.rstrip("/"), key, user_id, timeout_s, retry_for_s)
+        # Not behind the proxy of this machine's browser.
+        self._http = httpx2.Client(base_url=url, verify=trust(ca), trust_env=False)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._http.close()
 
-    def run(self, provider: str, prompt: str, **options: Any) -> Iterator[dict[str, Any]]:
-        """The events of a new run, as they come; the first holds ``run_id``, the last is
-        ``run.finished``. Options: ``model``, ``session_id``, ``timeout_s``.
-        """
-        body = {"provider": provider, "prompt": prompt, "stream": True, **options}
-        with self._open("POST", "/v1/runs", json=body) as response:
-            yield from _events(response)
+    def stream(self, provider: str, prompt: str, **options: Unpack[RunOptions]) -> Stream:
+        """A new run's events, as they come. It begins when you iterate, and goes on if you stop."""
+        start = body_and_headers(provider, prompt, options, stream=True)
+        return Stream(self, Following(start=start, retry_for_s=self._options.retry_for_s))
 
-    def follow(self, run_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
-        headers = {"last-event-id": str(after)}
-        with self._open("GET", f"/v1/runs/{run_id}/events", headers=headers) as response:
-            yield from _events(response)
+    def follow(self, run_id: str, *, after: int = 0) -> Stream:
+        """A run's events after the number ``after``, live until it has ended."""
+        retry_for_s = self._options.retry_for_s
+        return Stream(self, Following(run_id=run_id, after=after, retry_for_s=retry_for_s))
 
-    def cancel(self, run_id: str) -> dict[str, Any]:
-        return self.call("POST", f"/v1/runs/{run_id}/cancel")
+    def _go(self, steps: Steps[T]) -> T:
+        try:
+            request = next(steps)
+            while True:
+                request = steps.send(self._send(request))
+        except StopIteration as end:
+            value: T = end.value
+            return value
 
-    def get_run(self, run_id: str) -> dict[str, Any]:
-        return self.call("GET", f"/v1/runs/{run_id}")
+    def _send(self, request: Request[T]) -> T:
+        patience = Patience(self._options.retry_for_s)
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return request.decode(self._try(request))
+            except ClientError as error:
+                if settled(request, error, tries=tries):
+                    return request.decode(b"")
+                pause = patience.pause_after(error, repeatable=request.repeatable)
+            time.sleep(pause)
 
-    def container(self) -> dict[str, Any]:
-        return self.call("GET", "/v1/container")
-
-    def execute(self, provider: str, prompt: str, **options: Any) -> dict[str, Any]:
-        """Run a prompt to its end; the run. Options as of ``run``."""
-        run_id = ""
-        for event in self.run(provider, prompt, **options):
-            run_id = event["run_id"]
-        return self.get_run(run_id)
-
-    def get_or_create_container(self) -> dict[str, Any]:
-        """The user's, made or woken if need be; answers once it is ready."""
-        return self.call("PUT", "/v1/container")
-
-    def hibernate(self) -> dict[str, Any]:
-        """Put the user's container away now; the next run finds everything as it was."""
-        return self.call("POST", "/v1/container/hibernate")
-
-    def destroy_container(self) -> dict[str, Any]:
-        """The user's, with everything in it and all that is stored of it."""
-        return self.call("DELETE", "/v1/container")
-
-    def health(self) -> dict[str, Any]:
-        """Containers by state, the host's CPU and memory, the queue. For an admin key."""
-        return self.call("GET", "/v1/admin/health")
-
-    def scale_pool(self, size: int | Literal["auto"]) -> dict[str, Any]:
-        """Keep so many containers warm, also after a restart. For an admin key."""
-        return self.call("PUT", "/v1/admin/pool", json={"size": size})
-
-    def maintain(self) -> dict[str, Any]:
-        """Look after the pool now; what its tasks report. For an admin key."""
-        return self.call("POST", "/v1/admin/maintain")
-
-    def assign(self, user_id: str) -> dict[str, Any]:
-        """A container for this user, warm if there is one. For a service or admin key."""
-        return self.call("PUT", "/v1/container", headers={"x-hutch-user": user_id})
-
-    def release(self, container_id: str) -> dict[str, Any]:
-        """End it, unless nobody has used it: then it stays in the pool. For an admin key."""
-        return self.call("POST", f"/v1/admin/containers/{container_id}/release")
-
-    def put_api_key(self, provider: str, key: str) -> dict[str, Any]:
-        return self.call("PUT", f"/v1/credentials/{provider}", json={"api_key": key})
-
-    def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        """One request that answers with JSON. Raises ``ApiError``, ``Unreachable``."""
-        with self._open(method, path, **options) as response:
-            body = response.read()
-        value = json.loads(body) if body else {}
-        return value if isinstance(value, dict) else {}
+    def _try(self, request: Request[T]) -> bytes:
+        until = time.monotonic() + self._options.limit_s(request)
+        body = bytearray()
+        with self._open(request, self._options.timeout(request)) as response:
+            for chunk in response.iter_bytes():
+                body += chunk
+                if time.monotonic() > until:
+                    raise self._options.late(request)
+        return bytes(body)
 
     @contextmanager
-    def _open(self, method: str, path: str, **options: Any) -> Iterator[httpx2.Response]:
+    def _open(self, request: Request[T], timeout: httpx2.Timeout) -> Iterator[httpx2.Response]:
         try:
-            timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, read=_SILENCE_S)
-            with self._http.stream(method, path, timeout=timeout, **options) as response:
+            with self._http.stream(
+                request.method,
+                request.path,
+                json=request.json,
+                params=request.params or None,
+                headers=self._options.headers(request),
+                timeout=timeout,
+            ) as response:
                 if response.is_error:
-                    response.read()
-                    raise _error(response)
+                    raise refusal(response.status_code, response.headers, response.read())
                 yield response
         except httpx2.TransportError as error:
-            raise Unreachable(
-                f"The service at {self._http.base_url} does not answer ({type(error).__name__})."
-            ) from None
+            raise self._options.broken(error) from None
 
 
-def _trust(ca: str | Path | ssl.SSLContext | None) -> ssl.SSLContext | bool:
-    if ca is None or isinstance(ca, ssl.SSLContext):
-        return ca or True
-    return ssl.create_default_context(cafile=ca)
+class Stream:
+    """A run's events; iterate over it. Each comes once: whoever was interrupted iterates again, and
+    goes on after the last one. A broken connection is made anew.
+    """
 
+    def __init__(self, client: Client, following: Following) -> None:
+        self._client = client
+        self._following = following
 
-def _events(response: httpx2.Response) -> Iterator[dict[str, Any]]:
-    # Not iter_lines: it splits at U+2028 and others, which may stand inside an event.
-    rest = b""
-    for chunk in response.iter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield json.loads(line[5:])
+    @property
+    def run_id(self) -> str:
+        """Empty until the service has taken the run."""
+        return self._following.run_id
 
+    @property
+    def session_id(self) -> str:
+        """Of a new run; empty until the service has taken it."""
+        return self._following.session_id
 
-def _error(response: httpx2.Response) -> ApiError:
-    try:
-        error = response.json()["error"]
-        return ApiError(
-            response.status_code, error["code"], error["message"], error.get("hint", "")
-        )
-    except (ValueError, KeyError, TypeError):
-        return ApiError(
-            response.status_code, "unknown", f"An answer with status {response.status_code}.", ""
-        )
+    def __iter__(self) -> Iterator[Event]:
+        following, client = self._following, self._client
+        yield from following.take()
+        while following.goes_on():
+            try:
+                timeout = client._options.stream_timeout()  # noqa: SLF001  its other half
+                with client._open(following.request(), timeout) as response:  # noqa: SLF001  the same
+                    following.opened(response.headers)
+                    for chunk in response.iter_bytes():
+                        following.feed(chunk)
+                        yield from following.take()
+                        if not following.goes_on():
+                            return
+                following.ended()
+                if following.in_doubt:
+                    following.looked(client.event_page(following.run_id, after=following.last))
+            except ClientError as error:
+                time.sleep(following.pause_after(error))
+
+    def text(self) -> Iterator[str]:
+        """The answer alone, piece by piece."""
+        prose = Prose()
+        for event in self:
+            if piece := prose.of(event):
+                yield piece
+
+    def cancel(self) -> Run:
+        """End the turn; the last events tell of it."""
+        return self._client.cancel(self.run_id)
+
+    def result(self) -> Run:
+        """The run, once it has ended."""
+        for _ in self:
+            pass
+        return self._client.get_run(self.run_id)
