@@ -330,6 +330,53 @@ async def test_a_second_life_at_the_same_address(two: Two) -> None:
 
 @as_root
 @pytest.mark.asyncio(loop_scope="module")
+async def test_a_sandbox_that_ends_at_once_is_told_as_ended(two: Two) -> None:
+    made = await two.bench.backend.create(two.bench.spec("exit 3"))
+    for _ in range(2):
+        assert (await two.bench.backend.start(made.handle)).state in {"running", "exited"}
+    await two.bench.backend.destroy(made.handle)
+
+
+@as_root
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_others_change_meanwhile_is_no_reason_to_give_up(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = nft.load
+    failures = [0]
+
+    async def breaks(text: str) -> None:
+        if failures[0]:
+            failures[0] -= 1
+            raise BackendError("The host's packet filter refused: No such file or directory")
+        await load(text)
+
+    monkeypatch.setattr(nft, "load", breaks)
+    other = two.bench.again()
+    made = await other.create(two.bench.spec())
+    try:
+        failures[0] = 1
+        await other.prepare()
+        assert (await other.capabilities()).firewall_warning == ""
+        failures[0] = 100
+        await load(ruleset.remove(two.table))
+        await other.prepare()
+        assert "No such file" in (await other.capabilities()).firewall_warning
+        failures[0] = 0  # and a sandbox that is started later is let in all the same
+        started = await other.start(made.handle)
+        place = ("", two.host, two.bench.settings.gateway_port)
+        with gateway_of(two.bench, two.host) as gateway:
+            assert reached(started, place) == [two.host]
+            assert gateway.seen == [started.address]
+        assert (await other.keep_firewall()).warning == ""
+        assert not (await two.bench.backend.keep_firewall()).warning
+    finally:
+        await other.destroy(made.handle)
+        await other.close()
+
+
+@as_root
+@pytest.mark.asyncio(loop_scope="module")
 async def test_it_goes_with_the_network(two: Two) -> None:
     other = DockerBackend(Settings(data_dir=two.bench.settings.data_dir / "other"))
     name = f"hutch-{other._settings.instance}"

@@ -37,13 +37,17 @@ class EngineFirewall:
         return self._firewall.warning
 
     async def let_in(self, handle: str) -> None:
-        """A container that was just started."""
+        """A container that was just started; one that has ended since needs no place."""
         if not self._firewall.prepared:
             await self.put_up()
-        data = await self._docker.containers.container(handle).show()
-        plugged = docker_read.plugged_in(data, self._instance)
-        if plugged is not None:
+        plugged = await self._plugged_in(handle)
+        if plugged is None:
+            return
+        try:
             await self._firewall.let_in(*plugged)
+        except BackendError:
+            if await self._plugged_in(handle) == plugged:
+                raise
 
     async def look(self) -> FirewallLook:
         if not self._firewall.prepared:
@@ -67,6 +71,15 @@ class EngineFirewall:
             await self._firewall.take_down(name)
         else:
             raise BackendError(f"The network {name} is there; so its firewall stays.")
+
+    async def _plugged_in(self, handle: str) -> tuple[int, str, str] | None:
+        try:
+            data = await self._docker.containers.container(handle).show()
+        except DockerError as error:
+            if error.status == _GONE:
+                return None
+            raise
+        return docker_read.plugged_in(data, self._instance)
 
     async def _let_in_all(self) -> None:
         """Those of a process that died between start and that, or that were started by hand."""

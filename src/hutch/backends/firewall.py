@@ -8,6 +8,7 @@ that somebody may change for other reasons, and on nothing inside a sandbox.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -52,19 +53,18 @@ class Firewall:
         """Sandboxes that were there before go on."""
         async with self._lock:
             self._bridge = bridge
-            try:
-                await self._load(bridge)
-            except BackendError as error:
-                self._told(error)
-            else:
-                self.warning = ""
+            await self._try_to_load(bridge)
 
     async def let_in(self, pid: int, mac: str, address: str) -> None:
         """``pid``: of any process on the sandbox's side of its cable. Until then it reaches nobody,
         and afterwards the gateway, as itself.
         """
         async with self._lock:
-            if (bridge := self._bridge) is None or not self.up:
+            if (bridge := self._bridge) is None:
+                return
+            if not self.up:  # what was in the way may be gone
+                await self._try_to_load(bridge)
+            if not self.up:
                 return
             self._places = await plug_in(bridge, pid, mac, address)
 
@@ -106,12 +106,29 @@ class Firewall:
                 # Its rules speak of an interface that is gone, and stand in nobody's way.
                 _log.warning("firewall.left_behind", table=name, reason=error.message)
 
+    async def _try_to_load(self, bridge: Bridge) -> None:
+        try:
+            await self._load(bridge)
+        except BackendError as error:
+            self._told(error)
+        else:
+            self.warning = ""
+
     async def _load(self, bridge: Bridge) -> None:
+        for left in reversed(range(_TRIES)):
+            try:
+                await self._load_once(bridge)
+                break
+            except BackendError:
+                if not left:
+                    raise
+
+    async def _load_once(self, bridge: Bridge) -> None:
         ports = await asyncio.to_thread(_ports, bridge.name)
-        present = {place.address: place for place in _places(await _both(bridge.name))}
+        present = _places(await _both(bridge.name))
         self._places = {
-            address: place
-            for address, place in {**self._places, **present}.items()
+            place.address: place
+            for place in (*self._places.values(), *present)
             if place.port in ports
         }
         # Frames of the bridge's own protocols pass no filter, but would teach it whose a port is.
@@ -122,7 +139,8 @@ class Firewall:
     async def _keep(self, bridge: Bridge, present: Collection[Place], ports: set[str]) -> None:
         gone = [place for place in present if place.port not in ports]
         if gone:
-            await nft.load(ruleset.forget(bridge, gone))
+            with contextlib.suppress(BackendError):  # somebody else was first; or at the next look
+                await nft.load(ruleset.forget(bridge, gone))
         self._places = {place.address: place for place in present if place.port in ports}
 
     def _told(self, error: BackendError) -> None:
