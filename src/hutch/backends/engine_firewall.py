@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from ipaddress import IPv4Address
 from typing import Any, Final
@@ -19,6 +20,8 @@ from hutch.errors import BackendError
 _log = structlog.get_logger()
 
 _GONE: Final = 404
+_ENDING_LOOKS: Final = 20
+_ENDING_LOOK_S: Final = 0.1  # so two seconds in all
 
 
 class EngineFirewall:
@@ -46,8 +49,12 @@ class EngineFirewall:
         try:
             await self._firewall.let_in(*plugged)
         except BackendError:
-            if await self._plugged_in(handle) == plugged:
-                raise
+            # Its process is gone before the engine says so.
+            for _ in range(_ENDING_LOOKS):
+                if await self._plugged_in(handle) != plugged:
+                    return
+                await asyncio.sleep(_ENDING_LOOK_S)
+            raise
 
     async def look(self) -> FirewallLook:
         if not self._firewall.prepared:
