@@ -88,10 +88,14 @@ def test_strays_of_a_container_are_killed_and_nobody_elses(tmp_path: Path) -> No
     copied = tmp_path / "runsc"
     shutil.copy("/bin/sh", copied)
     both = [
-        subprocess.Popen([str(copied), "-c", "sleep 60; :", name], start_new_session=True)
+        subprocess.Popen(  # it waits without a child, which would look like it for a moment
+            [str(copied), "-c", "read line", name], stdin=subprocess.PIPE, start_new_session=True
+        )
         for name in (mine, other)
     ]
-    plain = subprocess.Popen(["/bin/sh", "-c", "sleep 60; :", mine], start_new_session=True)
+    plain = subprocess.Popen(
+        ["/bin/sh", "-c", "read line", mine], stdin=subprocess.PIPE, start_new_session=True
+    )
     try:
         assert kill_strays("a" * 12) == []
         assert runsc_processes()[other] == [both[1].pid]
@@ -104,4 +108,4 @@ def test_strays_of_a_container_are_killed_and_nobody_elses(tmp_path: Path) -> No
             # Not kill(1): procps reads `-9 -1234` as pid -1, which is everybody.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(5)
+            process.communicate(timeout=5)
