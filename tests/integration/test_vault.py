@@ -103,7 +103,7 @@ def test_the_command_line_says_what_went(service: Service) -> None:
     assert lines["container"].startswith("sbx_")
     assert (lines["credentials"], lines["runs"], lines["sessions"]) == ("3", "1", "1")
     gone = hutch(service, user, "admin", "users", "delete", user.id)
-    assert gone.returncode == 1
+    assert gone.returncode == 3
     assert "no such user" in gone.stderr
 
 
