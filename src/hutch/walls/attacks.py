@@ -190,7 +190,7 @@ RUNTIME: Final = tuple(
         ("end", "end the runtime", _NONE),
         ("stop", "stop the runtime", _NONE),
         ("change_program", "change the runtime's program", {"EROFS"}),
-        ("ask", "ask the runtime as the orchestrator does", {"ECONNRESET", "ECONNREFUSED"}),
+        ("ask", "ask the runtime as the orchestrator does", _NONE),
         ("take_port", "listen on the runtime's port", {"EADDRINUSE"}),
     )
 )

@@ -78,11 +78,14 @@ def ask() -> str:
     """Without its key, by each address that it has."""
     for host in ("127.0.0.1", socket.gethostbyname(socket.gethostname())):
         connection = http.client.HTTPConnection(host, _PORT, timeout=3)
-        connection.request("POST", "/state/export")
-        status = connection.getresponse().status
+        try:
+            connection.request("POST", "/state/export")
+            status = connection.getresponse().status
+        except ConnectionError:  # at the one moment or another
+            continue
         if status < 400:
             return f"the runtime answered with {status}"
-    raise OSError(errno.EACCES, "it wants a key")
+    raise OSError(errno.EACCES, "it hangs up, or wants a key")
 
 
 def take_port() -> str:
