@@ -183,6 +183,8 @@ async def test_a_container_that_ends_takes_the_run_along(
     world.backend.end(first.handle, exit_code=137, oom_killed=True)
     ended = await hutch.runs.finished(user_id, run.id)
     assert (ended.state, ended.error_code) == ("failed", "sandbox_lost")
+    assert ended.error_message is not None
+    assert "more memory than it may" in ended.error_message
     assert_whole(await log_of(hutch, run))
     world.runtime.release.set()
     again = await run_to_end(hutch, user_id)

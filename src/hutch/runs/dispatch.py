@@ -36,6 +36,7 @@ _T = TypeVar("_T")
 _STORE_FIRST_S: Final = 0.005
 _STORE_MAX_S: Final = 0.1
 _STORE_AGAIN_S: Final = 1.0  # after the database could not
+_LAST_WORDS_S: Final = 5.0  # a removed container is noticed at once, by the engine's events
 _UNREACHABLE_S: Final = 15.0  # a sandbox that is alive but silent for so long is given up
 _RETRY_S: Final = 0.1
 _CANCEL_S: Final = 15.0  # the runtime kills an agent that does not end its turn within 5
@@ -175,7 +176,7 @@ class Dispatch:
             if silent_since is None or len(self.log.entries) > seen:
                 silent_since = now
             if await self._sandboxes.gone(sandbox):
-                raise _Ended(*_LOST)
+                raise await self._lost(sandbox)
             if now - silent_since > _UNREACHABLE_S:
                 raise _Ended(
                     "sandbox_lost", f"The sandbox has not answered for {_UNREACHABLE_S:.0f} s."
@@ -235,12 +236,20 @@ class Dispatch:
         try:
             await asyncio.wait({reading, over}, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
-                raise _Ended(*_LOST)
+                raise await self._lost(sandbox)
             return reading.result()
         finally:
             for task in (reading, over):
                 task.cancel()
             await asyncio.gather(reading, over, return_exceptions=True)
+
+    async def _lost(self, sandbox: Sandbox) -> _Ended:
+        code, message = _LOST
+        with contextlib.suppress(TimeoutError):  # the reason is known once its end is seen to
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._sandboxes.over(sandbox)
+        reason = await self._sandboxes.why_over(sandbox)
+        return _Ended(code, f"{message} {reason}".rstrip())
 
     async def _read_stream(self, sandbox: Sandbox, session: Session) -> bool:
         async with self._events(sandbox, session) as events:

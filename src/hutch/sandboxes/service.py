@@ -368,6 +368,11 @@ class Sandboxes:
                     return
             await event.wait()
 
+    async def why_over(self, sandbox: Sandbox) -> str:
+        """Why this incarnation has ended, "" if somebody wanted it to or if it is not known yet."""
+        row = await self._rows.get(sandbox.id)
+        return row.reason if row is not None and not row.live else ""
+
     async def _until_over(self, sandbox: Sandbox) -> Sandbox:
         while sandbox.live:
             sandbox = await self._next(sandbox)
