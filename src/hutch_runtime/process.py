@@ -18,6 +18,7 @@ from typing import Final, cast
 
 from hutch_runtime.identity import Identity
 from hutch_runtime.lines import LineSplitter
+from hutch_runtime.memory import oom_kills
 from hutch_runtime.protocol import LINE_MAX_BYTES
 
 _log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Process:
         self._transport: asyncio.SubprocessTransport | None = None
         self._stderr = b""
         self._exited = asyncio.Event()
+        self._oom_kills = oom_kills()
         self._output_ended = False
         self._reason: str | None = None
         self._writable = asyncio.Event()
@@ -200,6 +202,8 @@ class Process:
         code = self._transport.get_returncode() if self._transport else None
         self.kill()  # what it left behind
         self._reason = _reason(code)
+        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            self._reason += "; the sandbox had run out of memory"
         if self._output_ended:
             self._finish()
         else:
