@@ -29,6 +29,8 @@ _PER_CPU: Final = 1_000_000_000  # nanoseconds of it a second
 # The engine keeps what a sandbox prints; a hostile one must not fill the host's disk with it.
 _LOG: Final = {"Type": "local", "Config": {"max-size": "1m", "max-file": "2", "compress": "false"}}
 _SHM_BYTES: Final = 16 * _MIB  # writable too, so counted: the engine's default is another 64 MB
+_FILES_MAX: Final = 16_384  # open at once, in each process; a build tool needs some thousands
+_INODES_PER_MB: Final = 1024  # each takes memory of the kernel, which no size of a file counts
 # When the host itself runs out of memory, a sandbox goes before the service does.
 _OOM_SCORE: Final = 500
 
@@ -77,7 +79,10 @@ def container_config(spec: SandboxSpec, isolation: Isolation) -> dict[str, Any]:
             "CapDrop": ["ALL"],
             "CapAdd": list(CAPABILITIES),
             "SecurityOpt": ["no-new-privileges:true"],  # seccomp: the engine's own default profile
-            "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+            "Ulimits": [
+                {"Name": "core", "Soft": 0, "Hard": 0},
+                {"Name": "nofile", "Soft": _FILES_MAX, "Hard": _FILES_MAX},
+            ],
             "LogConfig": _LOG,
             "RestartPolicy": {"Name": "no"},
             # Sandboxes need no names. Engines before 25.0.5 pass queries from an internal network
@@ -148,7 +153,9 @@ def network_config(instance: str, subnet: str) -> dict[str, Any]:
 
 
 def _tmpfs(megabytes: int) -> str:
-    return f"rw,exec,nosuid,nodev,size={megabytes}m,mode=0700,uid=1000,gid=1000"
+    inodes = megabytes * _INODES_PER_MB
+    size = f"size={megabytes}m,nr_inodes={inodes}"
+    return f"rw,exec,nosuid,nodev,{size},mode=0700,uid=1000,gid=1000"
 
 
 def _megabytes(options: str) -> int:
