@@ -50,6 +50,7 @@ bench: setup squid  ## compare with the bare CLIs, the gateway with Squid, and t
 	@$(RUN)/python -m bench.newcomers
 	@$(RUN)/python -m bench.rest
 	@$(RUN)/python -m bench.hundred
+	@$(RUN)/python -m bench.neighbour
 
 chaos: setup  ## kill everything 200 times under load, and audit (CHAOS="--database postgresql"); 20 minutes
 	@$(RUN)/python -m chaos $(CHAOS)

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from hutch_runtime.providers import open_driver
-from hutch_runtime.providers.base import Agent
+from hutch_runtime.providers.base import Agent, Prompt
 from hutch_runtime.settings import read_settings
 
 
@@ -32,7 +32,7 @@ async def main() -> None:
         if provider not in agents:
             agents[provider] = await open_driver(provider, settings.setup(provider)).spare()
         started = time.perf_counter()
-        outcome = await agents[provider].prompt(request["prompt"], None, _NoLog())
+        outcome = await agents[provider].prompt(Prompt(request["prompt"]), _NoLog())
         elapsed = (time.perf_counter() - started) * 1000
         answer = {"ms": elapsed, "stop_reason": outcome.stop_reason}
         sys.stdout.write(json.dumps(answer) + "\n")
