@@ -58,11 +58,19 @@ class Snapshots:
         self._clock = clock
         self._max_bytes = max_bytes
         self._moved = moved
+        self._saving = 0  # snapshots that are being written
 
     async def save(self, sandbox: Sandbox) -> None:
         """Raises ``SnapshotFailed``, ``SnapshotStoreUnavailable``, ``KeyUnavailable``, and
         ``NotFound`` for a user who was deleted.
         """
+        self._saving += 1
+        try:
+            await self._save(sandbox)
+        finally:
+            self._saving -= 1
+
+    async def _save(self, sandbox: Sandbox) -> None:
         snapshot_id, key = new_id("snap"), os.urandom(_KEY_BYTES)
         sealed_key = await self._data_keys.seal(sandbox.owner, _context(snapshot_id), key)
         reading = _Reading(self._max_bytes)
@@ -125,8 +133,12 @@ class Snapshots:
         return len(found)
 
     async def sweep(self) -> int:
-        """Remove what no row knows, and no snapshot that is being written; returns how many."""
+        """Remove what no row knows, and no snapshot that is being written; returns how many. None
+        while one is: the store's clock may be another than ours, and ours may have been set.
+        """
         kept = await self._store.kept()
+        if self._saving:
+            return 0
         known = {snapshot.id for snapshot in await self._rows.all()}
         before = self._clock.now() - _STRAY_AFTER_S
         strays = [one for one in kept if one.name not in known and one.changed_at < before]
