@@ -37,9 +37,9 @@ def rolling(repository: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield running
 
 
-def derive(repository: str, tag: str, instructions: str) -> str:
-    """Its id."""
-    dockerfile = f"FROM {repository}:first\n{instructions}\n"
+def derive(repository: str, tag: str, instructions: str = "") -> str:
+    """Its id, which no earlier test's image has: one with other names besides is kept."""
+    dockerfile = f"FROM {repository}:first\nLABEL trial={repository}-{tag}\n{instructions}\n"
     docker("build", "-q", "-t", f"{repository}:{tag}", "-", stdin=dockerfile)
     return image_id(f"{repository}:{tag}")
 
@@ -85,7 +85,7 @@ def test_there_and_back(rolling: Service, repository: str) -> None:
     warm_of(rolling, first)
     keeper = rolling.make_user()
     keeper.run("claude", "before")
-    good = derive(repository, "good", "LABEL trial=good")
+    good = derive(repository, "good")
     done = roll(rolling, f"{repository}:good")
     assert (done["phase"], done["reason"]) == ("done", "it was well for 0 s")
     assert done["image_id"] == good
@@ -121,7 +121,7 @@ def test_a_broken_cli_changes_nothing(rolling: Service, repository: str) -> None
 
 def test_what_nothing_uses_is_removed(rolling: Service, repository: str) -> None:
     for n in range(2):
-        derive(repository, f"later{n}", f"LABEL trial=later{n}")
+        derive(repository, f"later{n}")
     removed = rolling.admin.call("POST", "/v1/admin/image/prune")["removed"]
     gone = {name for image in removed for name in image["names"]}
     assert gone == {f"{repository}:good", f"{repository}:broken"}

@@ -83,7 +83,9 @@ class Cli:
             timeout=50,
             check=False,
         )
-        parsed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        # An end may cut what a pipe has not taken yet: a last line that is not whole is none.
+        whole = done.stdout[: done.stdout.rfind("\n") + 1].splitlines()
+        parsed = [json.loads(line) for line in whole if line.startswith("{")]
         lines = tuple(line for line in parsed if "type" in line)
         return Outcome(done.returncode, lines, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
 
