@@ -79,6 +79,7 @@ from hutch.sandboxes.reconcile import Reconciler
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.runtime_client import RuntimeClient, runtime_key_hash
 from hutch.sandboxes.service import Sandboxes
+from hutch.sandboxes.uses import Uses
 from hutch.snapshots.open import open_store
 from hutch.snapshots.rows import SnapshotRows
 from hutch.snapshots.service import Snapshots
@@ -130,6 +131,7 @@ class Hutch:
     vault: Vault
     probe: CredentialProbe
     sandboxes: Sandboxes
+    uses: Uses
     places: Places
     rollouts: Rollouts
     run_queue: RunQueue
@@ -439,6 +441,7 @@ async def running(
             vault=vault,
             probe=CredentialProbe(settings.base_url, exits.connector),
             sandboxes=sandboxes,
+            uses=Uses(sandboxes),
             places=places,
             rollouts=rollouts,
             run_queue=run_queue,

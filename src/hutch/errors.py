@@ -138,6 +138,12 @@ class QueueFull(HutchError):
         self.retry_after_s = retry_after_s
 
 
+class TooManyUses(HutchError):
+    """The user has as many transfers or terminals open as one may have."""
+
+    code = "too_many_uses"
+
+
 class Unavailable(HutchError):
     """A part that Hutch needs does not answer; trying again later is right."""
 

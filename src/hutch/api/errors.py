@@ -34,6 +34,7 @@ _STATUS: Final[tuple[tuple[type[errors.HutchError], int], ...]] = (
     (errors.NeedsLogin, 422),
     (errors.QueueFull, 429),
     (errors.TooManyFailures, 429),
+    (errors.TooManyUses, 429),
     (errors.StorageFull, 507),
     (errors.Unavailable, 503),
 )

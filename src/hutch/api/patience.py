@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Final, TypeVar
+from typing import TypeVar
 
-from hutch.errors import Unavailable
+from hutch.sandboxes.uses import WAIT_S, no_place
 
 _T = TypeVar("_T")
-WAIT_S: Final = 90.0  # most proxies and clients give up about then
 
 
 async def soon(waiting: Awaitable[_T]) -> _T:
@@ -18,7 +17,4 @@ async def soon(waiting: Awaitable[_T]) -> _T:
         async with asyncio.timeout(WAIT_S):
             return await waiting
     except TimeoutError:
-        raise Unavailable(
-            f"No container could be had within {WAIT_S:.0f} s.",
-            hint="All are in use; try again later. A run would wait in the queue.",
-        ) from None
+        raise no_place() from None
