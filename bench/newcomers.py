@@ -102,7 +102,8 @@ async def _claims(folder: Path) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def _faked(folder: Path) -> AsyncIterator[Hutch]:
-    settings = Settings(data_dir=folder, pool_size=AT_ONCE, memory_reserve_mb=0)
+    image = str(Settings.model_fields["image"].default)  # the fake's own, whatever the shell says
+    settings = Settings(data_dir=folder, image=image, pool_size=AT_ONCE, memory_reserve_mb=0)
     with _runtimes() as port:
         async with running(
             settings,

@@ -50,7 +50,10 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path, database_url: str) -> AsyncIterator[World]:
-    settings = Settings(data_dir=tmp_path, database_url=SecretStr(database_url), pool_size=0)
+    image = str(Settings.model_fields["image"].default)  # the fake's own, whatever the shell says
+    settings = Settings(
+        data_dir=tmp_path, database_url=SecretStr(database_url), image=image, pool_size=0
+    )
     runtime = ScriptedRuntime()
     async with runtime.serving() as port:
         backend = ScriptedBackend(port, settings.instance)
