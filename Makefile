@@ -13,7 +13,7 @@ RUN := .venv/bin
 WORKING_UV = $$(uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down setup test check sbom fuzz bench chaos clients python3-venv squid postgresql tmux
+.PHONY: help up down setup test check sbom fuzz bench chaos clients official-clients python3-venv squid postgresql tmux
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -27,7 +27,7 @@ down: .venv/done  ## end every program, container and network that `make up` mad
 setup: .venv/done  ## install what is missing and build the image, start nothing
 	@$(RUN)/hutch setup
 
-test: setup squid postgresql tmux  ## every test, on the real engine and the real CLIs (TESTS=tests/host: only those)
+test: setup squid postgresql tmux official-clients  ## every test, on the real engine and the real CLIs (TESTS=tests/host: only those)
 	@HUTCH_TEST_DATABASE=$(DATABASE) $(RUN)/pytest -n 2 --dist loadscope $(TESTS)
 
 check: .venv/done  ## formatting, lint, types, import directions, known vulnerabilities
@@ -101,6 +101,15 @@ tmux:
 	  echo 'tmux is not installed here. Type this, then try again:'; \
 	  echo '  sudo apt-get update && sudo apt-get install --yes tmux'; exit 1; \
 	fi
+
+# Others' clients of the compatible endpoints, as the tests drive them.
+official-clients: build/official-clients/done
+
+OTHERS := tests/official_clients
+build/official-clients/done: $(addprefix $(OTHERS)/,pyproject.toml uv.lock package.json package-lock.json) | .venv/done
+	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/build/official-clients $(WORKING_UV) sync --project $(OTHERS) --locked --quiet
+	@cd $(OTHERS) && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
 
 # Stands in for exits in tests and in `hutch demo egress`; the package's own service stays off.
 squid:

@@ -20,7 +20,9 @@ def message_id(run: Run) -> str:
 
 
 class MessageEvents:
-    """What is no text stands in the field ``hutch`` of pings, which clients pass over."""
+    """What is no text stands in the field ``hutch`` of pings, which clients pass over. Anthropic's
+    own keep them to themselves, so the tools are told once more with the end.
+    """
 
     def __init__(self, run: Run, *, model: str) -> None:
         self.reader = Reader()
@@ -51,7 +53,9 @@ class MessageEvents:
                     yield self._block()
                 yield _frame("content_block_stop", index=0)
                 ended: dict[str, Any] = {"stop_reason": _stop(piece), "stop_sequence": None}
-                yield _frame("message_delta", delta=ended, usage=_usage(self.reader).model_dump())
+                usage = _usage(self.reader).model_dump()
+                told = HutchPart.of(self._run, self.reader).model_dump()
+                yield _frame("message_delta", delta=ended, usage=usage, hutch=told)
                 yield _frame("message_stop")
 
     def fail(self, refusal: Refusal) -> Iterator[Frame]:

@@ -1,0 +1,1 @@
+"""Programs with others' clients of the compatible endpoints, in an environment of their own."""
