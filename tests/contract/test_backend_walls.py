@@ -40,6 +40,41 @@ try:
 except OSError as error:
     print(error.errno, n)
 """
+# What programs take for granted, and a filter of system calls may have forgotten.
+TOOLS = """
+import asyncio, ctypes, fcntl, mmap, multiprocessing, os, pty, resource, signal, socket
+import sqlite3, subprocess, threading
+os.chdir("/workspace")
+def ran(*argv):
+    subprocess.run(argv, check=True, capture_output=True, timeout=60)
+worker = threading.Thread(target=print, args=("a thread",)); worker.start(); worker.join()
+with multiprocessing.Pool(2) as pool: print(sum(pool.map(abs, [-1, -2])))
+pid, terminal = pty.fork()
+if not pid: os.execlp("sh", "sh", "-c", "tty; stty size")
+print(os.read(terminal, 20)[:8]); os.waitpid(pid, 0)
+os.mkfifo("fifo"); os.link("fifo", "fifo2")
+with sqlite3.connect("db") as db:
+    db.execute("pragma journal_mode=wal"); db.execute("create table x (y)")
+with open("db", "rb") as file:
+    fcntl.flock(file, fcntl.LOCK_SH); mmap.mmap(file.fileno(), 0, prot=1).close()
+async def wait(): return await asyncio.create_subprocess_exec("true", pass_fds=())
+asyncio.run(wait())
+a, b = socket.socketpair(); socket.socket(socket.AF_INET6).close(); socket.if_nameindex()
+os.memfd_create("x"); os.eventfd(0)
+os.nice(1); resource.setrlimit(resource.RLIMIT_NOFILE, (99, 99)); os.sched_getaffinity(0)
+libc = ctypes.CDLL(None, use_errno=True)
+child = os.fork()
+if not child:
+    libc.ptrace(0, 0, 0, 0); os.kill(os.getpid(), signal.SIGSTOP); os._exit(0)
+os.waitpid(child, os.WUNTRACED); assert libc.ptrace(7, child, 0, 0) == 0; os.waitpid(child, 0)
+ran("git", "init", "-q", "x"); ran("git", "-C", "x", "-c", "user.name=x", "-c", "user.email=x@x",
+    "commit", "-q", "--allow-empty", "-m", "x"); ran("git", "-C", "x", "gc", "-q")
+ran("tar", "czf", "x.tgz", "x"); ran("cp", "-a", "x", "z"); ran("curl", "--version")
+ran("node", "-e", "new (require('worker_threads').Worker)('1', {eval: true}); "
+    "os.networkInterfaces(); fs.watch('.').close(); fs.promises.readdir('.'); "
+    "child_process.execFileSync('true')")
+print("all of it")
+"""
 REACH = """
 import socket, sys
 s = socket.socket()
@@ -75,6 +110,12 @@ async def test_an_ordinary_user_with_no_privileges(engine: Bench) -> None:
     if engine.kind == "docker-runc":  # gVisor holds both to be so, but does not print them
         assert status["NoNewPrivs"] == "1"
         assert status["Seccomp"] == "2"
+
+
+async def test_what_programs_need_is_there(engine: Bench) -> None:
+    sandbox = await running(engine)
+    said = await inside(sandbox, "python3", "-W", "ignore", "-c", TOOLS)
+    assert said.endswith("all of it"), said
 
 
 async def test_only_the_three_directories_can_be_written(engine: Bench) -> None:

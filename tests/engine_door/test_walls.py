@@ -88,6 +88,12 @@ def label(name: str, value: str) -> Change:
     return lambda config: config["Labels"].update({name: value})
 
 
+def one_more_call(config: dict[str, Any]) -> None:
+    rights, kept = config["HostConfig"]["SecurityOpt"]
+    more = kept.replace('"names":[', '"names":["bpf",', 1)
+    config["HostConfig"]["SecurityOpt"] = [rights, more]
+
+
 # Each is one way out of a sandbox, or into somebody else's.
 CHANGES: dict[str, tuple[str, Change]] = {
     "privileged": ("walls", host(Privileged=True)),
@@ -104,6 +110,12 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "a capability": ("walls", host(CapAdd=["SYS_ADMIN"])),
     "all capabilities kept": ("walls", host(CapDrop=[])),
     "no seccomp": ("walls", host(SecurityOpt=["no-new-privileges:true", "seccomp=unconfined"])),
+    "the engine's seccomp": ("walls", host(SecurityOpt=["no-new-privileges:true"])),
+    "one more call": ("walls", one_more_call),
+    "seccomp from a file": (
+        "walls",
+        host(SecurityOpt=["no-new-privileges:true", "seccomp=/workspace/mine.json"]),
+    ),
     "new privileges": ("walls", host(SecurityOpt=[])),
     "the host's pids": ("walls", host(PidMode="host")),
     "another container's pids": ("walls", host(PidMode="container:other")),

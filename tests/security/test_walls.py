@@ -13,19 +13,9 @@ from hutch.walls.models import Attack, Finding
 from tests.security.conftest import Attempt, Hall
 from tests.service import HUTCH
 
-_ENGINE = "this engine's own filter of system calls lets it pass"
-KNOWN = {
-    ("runc", "io_uring"): _ENGINE,
-    ("runc", "vsock"): _ENGINE,
-}
-
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_an_attack_from_inside(
-    hall: Hall, attack: Attack, attempt: Attempt, request: pytest.FixtureRequest
-) -> None:
-    if reason := KNOWN.get((hall.isolation, attack.name)):
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_an_attack_from_inside(hall: Hall, attack: Attack, attempt: Attempt) -> None:
     finding = finding_of(hall, attack.name)
     attempt.tries, attempt.came = attack.tries, finding.detail
     assert finding.verdict == "held", finding

@@ -14,6 +14,7 @@ from hutch.backends.base import (
     Resources,
     SandboxSpec,
 )
+from hutch.backends.system_calls import PROFILE
 
 LABEL_ISOLATION: Final = "hutch.isolation"
 # The runtime starts with these, keeps the first three for itself, and gives its agents none: see
@@ -28,6 +29,8 @@ _SHARES_PER_CPU: Final = 1024  # the kernel's weight of one whole CPU
 _PER_CPU: Final = 1_000_000_000  # nanoseconds of it a second
 # The engine keeps what a sandbox prints; a hostile one must not fill the host's disk with it.
 _LOG: Final = {"Type": "local", "Config": {"max-size": "1m", "max-file": "2", "compress": "false"}}
+# gVisor makes the kernel's calls itself, and lets none of the sandbox's through.
+_FILTER: Final[dict[Isolation, tuple[str, ...]]] = {"runc": (f"seccomp={PROFILE}",), "gvisor": ()}
 _SHM_BYTES: Final = 16 * _MIB  # writable too, so counted: the engine's default is another 64 MB
 _FILES_MAX: Final = 16_384  # open at once, in each process; a build tool needs some thousands
 _INODES_PER_MB: Final = 1024  # each takes memory of the kernel, which no size of a file counts
@@ -78,7 +81,7 @@ def container_config(spec: SandboxSpec, isolation: Isolation) -> dict[str, Any]:
             "IpcMode": "private",
             "CapDrop": ["ALL"],
             "CapAdd": list(CAPABILITIES),
-            "SecurityOpt": ["no-new-privileges:true"],  # seccomp: the engine's own default profile
+            "SecurityOpt": ["no-new-privileges:true", *_FILTER[isolation]],
             "Ulimits": [
                 {"Name": "core", "Soft": 0, "Hard": 0},
                 {"Name": "nofile", "Soft": _FILES_MAX, "Hard": _FILES_MAX},

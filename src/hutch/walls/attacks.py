@@ -24,13 +24,9 @@ _ENGINE: Final = (
     "(`docker info`, its default runtime, `--userns`, plugins) and at `hutch doctor`."
 )
 _SECCOMP: Final = (
-    "The filter of system calls is not in force: `docker info` has to name `seccomp` among the "
-    "security options, and the engine must not run with `--seccomp-profile unconfined`."
-)
-_OLD_ENGINE: Final = (
-    "The engine's own filter of system calls lets it pass: Docker before 25 does. Use gVisor "
-    "(HUTCH_ISOLATION=gvisor), or a newer engine; against io_uring alone `sysctl "
-    "kernel.io_uring_disabled=2` is enough."
+    "The filter of system calls that Hutch gives its sandboxes is not in force: `docker info` has "
+    "to name `seccomp` among the security options, and something must have changed what was "
+    "asked for (a plugin, another runtime by the name of `runc`)."
 )
 _TWO_USERS: Final = (
     "Agents have the runtime's own user, or may act on it: is the image one that this version of "
@@ -92,7 +88,7 @@ KERNEL: Final = (
     _call("bpf", "load BPF"),
     _call("perf", "open performance counters"),
     _call("userfaultfd", "handle page faults of the kernel"),
-    _call("io_uring", "use io_uring", remedy=_OLD_ENGINE),
+    _call("io_uring", "use io_uring"),
     _call("open_by_handle", "open a file by its handle, outside of any root"),
     _call("load_module", "load a kernel module"),
     _call("load_module_file", "load a kernel module from a file"),
@@ -167,7 +163,14 @@ NETWORK: Final = (
     _interface("raw_ip_header", "send packets with headers of its own making"),
     _interface("packet_socket", "read and send frames"),
     _interface("packet_socket_cooked", "read and send packets below IP"),
-    Attack("network.vsock", "open a socket to the hypervisor", _REFUSE, _OLD_ENGINE, _NO_CALL),
+    Attack("network.vsock", "open a socket to the hypervisor", _REFUSE, _SECCOMP, _NO_CALL),
+    Attack(
+        "network.vsock_disguised",
+        "the same, by a number whose upper half the kernel does not read",
+        _REFUSE,
+        _SECCOMP,
+        _NO_CALL,
+    ),
 )
 
 RUNTIME: Final = tuple(

@@ -34,6 +34,7 @@ _NUMBERS: Final = {
     "request_key": (249, 218),
     "setns": (308, 268),
     "settimeofday": (164, 170),
+    "socket": (41, 198),
     "swapon": (167, 224),
     "syslog": (103, 116),
     "umount2": (166, 39),

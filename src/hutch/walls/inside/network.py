@@ -11,10 +11,13 @@ import struct
 import time
 from typing import Any, Final
 
+from hutch.walls.inside.calls import call
+
 PLACES: dict[str, Any] = {}  # what there is to attack; filled in before the attempts
 _WAIT_S: Final = 1.5
 _FREEBIND: Final = 15
 _TRANSPARENT: Final = 19
+_VSOCK: Final = 40
 
 
 def _connect(targets: list[tuple[str, int]], source: tuple[str, int] | None = None) -> str:
@@ -277,5 +280,11 @@ def netlink() -> str:
 
 
 def vsock() -> str:
-    with socket.socket(40, socket.SOCK_STREAM):  # AF_VSOCK
+    with socket.socket(_VSOCK, socket.SOCK_STREAM):
         return "can speak to the hypervisor that this machine runs on"
+
+
+def vsock_disguised() -> str:
+    """Filters compare 64 bits of an argument, of which the kernel takes 32."""
+    os.close(call("socket", 1 << 32 | _VSOCK, socket.SOCK_STREAM, 0))
+    return "can speak to the hypervisor, past a filter that forbids but one number"
