@@ -49,6 +49,9 @@ def test_openai(ours: dict[str, str], program: str) -> None:
     assert "echo" in seen["streamed_response"]["text"]
     assert_called(seen["streamed_response"]["tools"])
     assert seen["streamed_response"]["status"] == "completed"
+    if program.endswith(".py"):
+        assert seen["formed"] == ["Hutch offline model"] * 2
+        assert ".png" in seen["looked_at"].partition("tool_result=")[2]
     assert seen["refused"] == [
         {"as": "AuthenticationError", "status": 401, "code": "unauthorized"},
         {"as": "NotFoundError", "status": 404, "code": "model_not_found"},
@@ -69,6 +72,8 @@ def test_anthropic(ours: dict[str, str]) -> None:
     assert "by stream" in seen["streamed"]["text"]
     assert tools_of(seen["streamed"]) == [("shell", True)]
     assert seen["streamed"]["usage"]["output_tokens"] > 0
+    assert seen["formed"] == "Hutch offline model"
+    assert "[Image: source" in seen["looked_at"]  # Claude Code's own words beside an image
     limited = ("RateLimitError", 429, "rate_limit_error", "provider_rate_limited")
     assert [tuple(one[k] for k in ("as", "status", "type", "code")) for one in seen["refused"]] == [
         ("AuthenticationError", 401, "authentication_error", "unauthorized"),

@@ -9,7 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import anthropic
+from pydantic import BaseModel
 
+# One pixel.
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+    "YPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
 client = anthropic.Anthropic(base_url=os.environ["HUTCH_URL"], api_key=os.environ["HUTCH_API_KEY"])
 
 
@@ -20,6 +26,23 @@ def asked(prompt: str, **options: Any) -> dict[str, Any]:
 
 def message(prompt: str, **options: Any) -> Any:
     return client.messages.create(**asked(prompt, **options))
+
+
+class Person(BaseModel):
+    name: str
+
+
+def formed() -> str:
+    parsed = client.messages.parse(**asked("who?"), output_format=Person)
+    return str(parsed.parsed_output.name)
+
+
+def looked_at(prompt: str) -> str:
+    source = {"type": "base64", "media_type": "image/png", "data": PICTURE}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": prompt}]
+    messages = [{"role": "user", "content": content}]
+    told = client.messages.create(model="claude", max_tokens=100, messages=messages)
+    return str(told.content[0].text)
 
 
 def streamed() -> dict[str, Any]:
@@ -53,6 +76,8 @@ seen = {
         for prompt in ("first of the name", "[[recall]]")
     ],
     "streamed": streamed(),
+    "formed": formed(),
+    "looked_at": looked_at("look"),
     "refused": [
         refused(lambda: stranger.messages.create(**asked("x"))),
         refused(lambda: message("x", model="llama")),

@@ -9,7 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import openai
+from pydantic import BaseModel
 
+# One pixel.
+PICTURE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+    "YPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
 BASE = f"{os.environ['HUTCH_URL']}/v1"
 client = openai.OpenAI(base_url=BASE, api_key=os.environ["HUTCH_API_KEY"])
 
@@ -17,6 +23,27 @@ client = openai.OpenAI(base_url=BASE, api_key=os.environ["HUTCH_API_KEY"])
 def chat(prompt: str, **options: Any) -> Any:
     messages = [{"role": "user", "content": prompt}]
     return client.chat.completions.create(**{"model": "codex", "messages": messages, **options})
+
+
+class Person(BaseModel):
+    name: str
+
+
+def formed(model: str) -> list[str]:
+    """By both protocols; the client refuses what does not fit."""
+    messages: Any = [{"role": "user", "content": "who?"}]
+    chatted = client.chat.completions.parse(model=model, messages=messages, response_format=Person)
+    responded = client.responses.parse(model=model, input="who?", text_format=Person)
+    return [chatted.choices[0].message.parsed.name, responded.output_parsed.name]
+
+
+def looked_at(prompt: str) -> str:
+    image = {"type": "image_url", "image_url": {"url": PICTURE}}
+    content = [{"type": "text", "text": prompt}, image]
+    told = client.chat.completions.create(
+        model="codex", messages=[{"role": "user", "content": content}]
+    )
+    return str(told.choices[0].message.content)
 
 
 def streamed_chat() -> dict[str, Any]:
@@ -68,6 +95,8 @@ seen = {
         model="codex", input="[[recall]]", previous_response_id=response.id
     ).output_text,
     "streamed_response": streamed_response(),
+    "formed": formed("codex"),
+    "looked_at": looked_at("[[tool:shell ls /workspace/.attachments/*]]"),
     "refused": [
         refused(stranger.models.list),
         refused(lambda: chat("x", model="llama")),

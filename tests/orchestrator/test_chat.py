@@ -219,7 +219,7 @@ async def test_refusals_have_the_protocols_shape(
     await refused(400, "invalid_request", json=chat(" "))
     await refused(400, "invalid_request", json=chat("x", metadata={"session_id": 7}))
     is_json = {"content-type": "application/json"}
-    for size, code in ((2**20 + 1, "prompt_too_large"), (2**23, "request_too_large")):
+    for size, code in ((2**20 + 1, "prompt_too_large"), (2**24, "request_too_large")):
         large = io.BytesIO(json.dumps(chat("x" * size)).encode())
         await refused(413, code, data=large, headers=is_json)
     read_only = await hutch.accounts.create_key("user", user_id, read_only=True)

@@ -1639,6 +1639,13 @@ export interface components {
              * @description `claude`, `codex` or `gemini`, or one of these and a model: `claude/opus`.
              */
             model: string;
+            /**
+             * Response Format
+             * @description `json_schema`, where the CLI can.
+             */
+            response_format?: {
+                [key: string]: unknown;
+            } | null;
             /** Stream */
             stream?: boolean | null;
             stream_options?: components["schemas"]["StreamOptions"] | null;
@@ -2414,6 +2421,13 @@ export interface components {
              * @description `claude`, `codex` or `gemini`, or one of these and a model: `claude/opus`.
              */
             model: string;
+            /**
+             * Output Config
+             * @description `format`: a JSON schema, where the CLI can.
+             */
+            output_config?: {
+                [key: string]: unknown;
+            } | null;
             /** Stream */
             stream?: boolean | null;
             /** System */
@@ -2701,17 +2715,10 @@ export interface components {
              * @enum {string}
              */
             status: "in_progress" | "completed" | "incomplete" | "failed" | "cancelled";
-            /**
-             * Text
-             * @default {
-             *       "format": {
-             *         "type": "text"
-             *       }
-             *     }
-             */
+            /** Text */
             text: {
                 [key: string]: {
-                    [key: string]: string;
+                    [key: string]: unknown;
                 };
             };
             /**
@@ -2826,7 +2833,10 @@ export interface components {
             store?: boolean | null;
             /** Stream */
             stream?: boolean | null;
-            /** Text */
+            /**
+             * Text
+             * @description `format`: `json_schema`, where the CLI can.
+             */
             text?: {
                 [key: string]: unknown;
             } | null;
@@ -3575,7 +3585,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3701,7 +3711,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3831,7 +3841,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3959,7 +3969,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4091,7 +4101,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4222,7 +4232,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4350,7 +4360,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4478,7 +4488,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4608,7 +4618,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4736,7 +4746,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4868,7 +4878,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -4999,7 +5009,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5132,7 +5142,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5262,7 +5272,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5390,7 +5400,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5518,7 +5528,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5646,7 +5656,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5778,7 +5788,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -5906,7 +5916,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6037,7 +6047,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6169,7 +6179,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6297,7 +6307,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6431,7 +6441,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6559,7 +6569,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6691,7 +6701,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6819,7 +6829,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -6947,7 +6957,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7075,7 +7085,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7203,7 +7213,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7335,7 +7345,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7465,7 +7475,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7595,7 +7605,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7723,7 +7733,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7857,7 +7867,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -7985,7 +7995,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8116,7 +8126,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8251,7 +8261,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8390,7 +8400,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8521,7 +8531,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8652,7 +8662,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8783,7 +8793,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -8914,7 +8924,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9045,7 +9055,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9178,7 +9188,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9318,7 +9328,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9449,7 +9459,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9582,7 +9592,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9715,7 +9725,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9846,7 +9856,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -9983,7 +9993,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -10116,7 +10126,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -10247,7 +10257,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -10378,7 +10388,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -10513,7 +10523,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -10644,7 +10654,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -10781,7 +10791,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -10920,7 +10930,7 @@ export interface operations {
                     "application/json": components["schemas"]["AnthropicError"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -11042,7 +11052,7 @@ export interface operations {
                     "application/json": components["schemas"]["AnthropicError"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -11173,7 +11183,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -11306,7 +11316,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -11437,7 +11447,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -11572,7 +11582,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -11711,7 +11721,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -11844,7 +11854,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -11979,7 +11989,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -12115,7 +12125,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -12251,7 +12261,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -12384,7 +12394,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -12524,7 +12534,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -12657,7 +12667,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -12790,7 +12800,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -12921,7 +12931,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -13058,7 +13068,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -13195,7 +13205,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -13332,7 +13342,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -13467,7 +13477,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -13598,7 +13608,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -13733,7 +13743,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -13866,7 +13876,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -13997,7 +14007,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -14134,7 +14144,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -14270,7 +14280,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -14404,7 +14414,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -14537,7 +14547,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -14670,7 +14680,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: queue_full, too_many_failures, … */
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
             429: {
                 headers: {
                     [name: string]: unknown;

@@ -30,9 +30,9 @@ RUN_MAX_BYTES: Final = (
 BODY_MAX_BYTES: Final = 256 * KIB
 _LARGER: Final = {
     ("POST", "/v1/runs"): RUN_MAX_BYTES,
-    ("POST", "/v1/chat/completions"): TEXT_RUN_MAX_BYTES,
-    ("POST", "/v1/responses"): TEXT_RUN_MAX_BYTES,
-    ("POST", "/v1/messages"): TEXT_RUN_MAX_BYTES,
+    ("POST", "/v1/chat/completions"): RUN_MAX_BYTES,
+    ("POST", "/v1/responses"): RUN_MAX_BYTES,
+    ("POST", "/v1/messages"): RUN_MAX_BYTES,
     ("POST", "/v1/admin/exits/import"): 8 * MIB,  # two million characters
 }
 # Up to here a body that is too large is read and dropped, so that its sender sees the answer;

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hutch.api.auditing import about
 from hutch.api.caller import Caller
-from hutch.api.compat.conversation import Said, prompt_of
+from hutch.api.compat.conversation import Said, pictures_of, prompt_of
 from hutch.api.compat.models import Choice
 from hutch.api.compat.parameters import Foreign
+from hutch.api.compat.pictures import attached
 from hutch.app import Hutch
 from hutch.errors import Forbidden, InvalidRequest, NotFound, UnsupportedParameter
 from hutch.ids import derived_id, is_id
 from hutch.runs.models import Run
 from hutch.runs.service import NewRun
+from hutch_runtime.protocol import Options
 
 NAME_MAX: Final = 200  # characters of a caller's own name for a conversation
 # Of a process that passes requests on, which gives one to each; see ``hutch.api.front``.
@@ -29,6 +31,7 @@ class Asked:
     said: Sequence[Said]
     session: str | None  # an id of ours, or the caller's own name; None: a conversation of its own
     each_time: str = ""  # system text that holds for this turn only
+    form: Options = field(default_factory=Options)
 
 
 def session_of(given: dict[str, Any], *, caller: Caller, user: str | None) -> str | None:
@@ -81,6 +84,8 @@ async def submit(
         idempotency_key=idempotency_key,
         # A repeat comes when the conversation has begun, and would make another prompt.
         asked=json.dumps([sent, asked.session], sort_keys=True),
+        options=asked.form,
+        attachments=attached(pictures_of(asked.said, begun=begun)),
     )
     if only_after is not None and await hutch.runs.repeated(user_id, new) is None:
         await _check_last(hutch, only_after)

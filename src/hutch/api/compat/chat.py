@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from hutch.api.caller import CallerDep, HutchDep
 from hutch.api.compat.asking import Asked, outlives, session_of, submit
 from hutch.api.compat.chat_chunks import ChatChunks, answer_of
-from hutch.api.compat.content import text_of
+from hutch.api.compat.content import said_of
 from hutch.api.compat.conversation import Role, Said
+from hutch.api.compat.forms import form_of
 from hutch.api.compat.models import choose
 from hutch.api.compat.parameters import OWN_TOOLS, SAMPLING, Foreign, check
 from hutch.api.compat.reading import Reader
@@ -53,7 +54,6 @@ _REFUSED: Final = {
     "logprobs": "the CLIs do not tell probabilities",
     "modalities": "answers are text",
     "n": "a run has one answer",
-    "response_format": "the form of an answer cannot be forced",
     "stop": "an answer cannot be cut at a text",
     "tool_choice": OWN_TOOLS,
     "tools": OWN_TOOLS,
@@ -63,7 +63,6 @@ _REFUSED: Final = {
 _HARMLESS: Final[dict[str, tuple[Any, ...]]] = {
     "modalities": (["text"],),
     "n": (1,),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
 }
 _ROLES: Final[dict[str, Role]] = {
@@ -92,6 +91,9 @@ class ChatRequest(Foreign):
     messages: list[ChatMessage] = Field(min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: dict[str, Any] | None = Field(
+        None, description="`json_schema`, where the CLI can."
+    )
     user: str | None = None
     metadata: dict[str, Any] | None = Field(None, description="`session_id`: the conversation.")
 
@@ -118,13 +120,20 @@ async def complete_chat(
         "X-Hutch-Session": x_hutch_session,
         "metadata.session_id": (asked.metadata or {}).get("session_id"),
     }
+    choice = choose(asked.model)
     run = await submit(
         hutch,
         caller,
         Asked(
-            choose(asked.model),
+            choice,
             [_said(message, number) for number, message in enumerate(asked.messages)],
             session_of(named, caller=caller, user=asked.user),
+            form=form_of(
+                asked.response_format,
+                place="response_format",
+                provider=choice.provider,
+                inside="json_schema",
+            ),
         ),
         body=asked,
         idempotency_key=idempotency_key,
@@ -152,4 +161,4 @@ def _said(message: ChatMessage, number: int) -> Said:
             hint="Leave such messages out.",
             param=f"messages.{number}",
         )
-    return Said(role, text_of(message.content, place=f"messages.{number}.content"))
+    return said_of(role, message.content, place=f"messages.{number}.content")

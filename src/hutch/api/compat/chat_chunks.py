@@ -32,7 +32,7 @@ class ChatChunks:
     """What is no text stands in the field ``hutch`` of chunks that say nothing else."""
 
     def __init__(self, run: Run, *, model: str, include_usage: bool) -> None:
-        self.reader = Reader()
+        self.reader = Reader.of(run)
         self._run = run
         self._include_usage = include_usage
         self._envelope = {

@@ -1,4 +1,4 @@
-"""``/v1/messages``, as Anthropic's clients know it: text in and out."""
+"""``/v1/messages``, as Anthropic's clients know it: text and images in, text out."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from hutch.api.caller import Caller, HutchDep, admitted, bearer
 from hutch.api.caller import caller as caller_with
 from hutch.api.compat.asking import Asked, outlives, session_of, submit
 from hutch.api.compat.chat import IdempotencyKey, SessionHeader
-from hutch.api.compat.content import text_of
+from hutch.api.compat.content import said_of
 from hutch.api.compat.conversation import Said
+from hutch.api.compat.forms import form_of
 from hutch.api.compat.messages_events import MessageEvents, message_of
 from hutch.api.compat.models import choose
 from hutch.api.compat.parameters import OWN_TOOLS, SAMPLING, Foreign, check
@@ -32,8 +33,7 @@ _REFUSED: Final = {
     "container": OWN_TOOLS,
     "context_management": "the CLIs keep their own context",
     "mcp_servers": OWN_TOOLS,
-    "output_config": "the form of an answer cannot be forced",
-    "output_format": "the form of an answer cannot be forced",
+    "output_format": "it is `output_config.format` by now",
     "stop_sequences": "an answer cannot be cut at a text",
     "tool_choice": OWN_TOOLS,
     "tools": OWN_TOOLS,
@@ -72,6 +72,9 @@ class MessagesRequest(Foreign):
     messages: list[InputMessage] = Field(min_length=1)
     system: str | list[dict[str, Any]] | None = None
     stream: bool | None = None
+    output_config: dict[str, Any] | None = Field(
+        None, description="`format`: a JSON schema, where the CLI can."
+    )
 
 
 @router.post("", response_model=Message, responses={200: {"content": {"text/event-stream": {}}}})
@@ -89,7 +92,10 @@ async def create_message(
     """
     check(asked, ignored=_IGNORED, refused=_REFUSED, harmless=_HARMLESS)
     said = [_said(message, number) for number, message in enumerate(asked.messages)]
-    system = Said("system", text_of(asked.system, place="system"))
+    system = said_of("system", asked.system, place="system")
+    choice = choose(asked.model)
+    wanted = (asked.output_config or {}).get("format")
+    form = form_of(wanted, place="output_config.format", provider=choice.provider)
     metadata = (asked.model_extra or {}).get("metadata")
     named = {
         "X-Hutch-Session": x_hutch_session,
@@ -99,7 +105,7 @@ async def create_message(
     run = await submit(
         hutch,
         caller,
-        Asked(choose(asked.model), [system, *said], session),
+        Asked(choice, [system, *said], session, form=form),
         body=asked,
         idempotency_key=idempotency_key,
     )
@@ -130,4 +136,4 @@ async def count_tokens(_: AnthropicCallerDep) -> None:
 def _said(message: InputMessage, number: int) -> Said:
     place = f"messages.{number}.content"
     passed_over = _THOUGHTS if message.role == "assistant" else frozenset[str]()
-    return Said(message.role, text_of(message.content, place=place, passed_over=passed_over))
+    return said_of(message.role, message.content, place=place, passed_over=passed_over)

@@ -25,7 +25,7 @@ class MessageEvents:
     """
 
     def __init__(self, run: Run, *, model: str) -> None:
-        self.reader = Reader()
+        self.reader = Reader.of(run)
         self._run = run
         self._model = model
         self._open = False  # the one block of text

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from hutch.api.refusal import Refusal
-from hutch.runs.models import LogEntry
+from hutch.runs.models import LogEntry, Run
 
 # Of a failed run's code. Statuses of the model API's own are told as they were, but for those that
 # a client would take for a fault of its Hutch key.
@@ -68,7 +68,8 @@ def failed(code: str, message: str) -> Refusal:
 @dataclass(slots=True)
 class Reader:
     """Takes entries in their order. What ``take`` gives as text makes up ``text``: all blocks of
-    the answer, an empty line between two.
+    the answer, an empty line between two; with ``last_only``, where it has to fit a schema, the
+    answer that the run ends with and no word beside it.
     """
 
     text: str = ""
@@ -76,12 +77,19 @@ class Reader:
     usage: dict[str, Any] = field(default_factory=dict)
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)  # by their ids
     end: End | None = None
+    last_only: bool = False
     _block: str = ""  # of the block that is being written
     _between: bool = False
+
+    @classmethod
+    def of(cls, run: Run) -> Reader:
+        return cls(last_only="output_schema" in (run.options or {}))
 
     def take(self, entry: LogEntry) -> Iterator[Piece]:
         data = entry.data
         match entry.type:
+            case "text.delta" | "text" if self.last_only:
+                pass
             case "text.delta":
                 yield from self._say(data["text"])
             case "text":

@@ -1,5 +1,5 @@
-"""``/v1/responses``, as OpenAI's clients know it: text in and out, and what was said before by the
-id of a response.
+"""``/v1/responses``, as OpenAI's clients know it: text and images in, text out, and what was said
+before by the id of a response.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pydantic import BaseModel, Field
 from hutch.api.caller import Caller, CallerDep, HutchDep
 from hutch.api.compat.asking import Asked, outlives, session_of, submit
 from hutch.api.compat.chat import IdempotencyKey, SessionHeader
-from hutch.api.compat.content import text_of
+from hutch.api.compat.content import said_of
 from hutch.api.compat.conversation import Role, Said
+from hutch.api.compat.forms import form_of
 from hutch.api.compat.models import choose
 from hutch.api.compat.parameters import OWN_TOOLS, SAMPLING, Foreign, check
 from hutch.api.compat.reading import Reader
@@ -49,11 +50,6 @@ _REFUSED: Final = {
     "top_logprobs": "the CLIs do not tell probabilities",
 }
 _HARMLESS: Final[dict[str, tuple[Any, ...]]] = {"tool_choice": ("none", "auto")}
-_PLAIN: Final[tuple[Any, ...]] = (
-    None,
-    {},
-    {"type": "text"},
-)  # forms of an answer that every answer has
 _ROLES: Final[dict[str, Role]] = {
     "system": "system",
     "developer": "system",
@@ -74,7 +70,9 @@ class ResponsesRequest(Foreign):
     instructions: str | None = None
     previous_response_id: str | None = None
     conversation: str | ConversationParam | None = Field(None, description="An id of a session.")
-    text: dict[str, Any] | None = None
+    text: dict[str, Any] | None = Field(
+        None, description="`format`: `json_schema`, where the CLI can."
+    )
     store: bool | None = None
     stream: bool | None = None
     user: str | None = None
@@ -111,10 +109,19 @@ async def create_response(
         if session not in {None, previous.session_id}:
             raise InvalidRequest("previous_response_id is of another conversation.")
         session = previous.session_id
+    choice = choose(asked.model)
     run = await submit(
         hutch,
         caller,
-        Asked(choose(asked.model), _said(asked.input), session, asked.instructions or ""),
+        Asked(
+            choice,
+            _said(asked.input),
+            session,
+            asked.instructions or "",
+            form_of(
+                (asked.text or {}).get("format"), place="text.format", provider=choice.provider
+            ),
+        ),
         body=asked,
         idempotency_key=idempotency_key,
         only_after=previous,
@@ -142,7 +149,7 @@ async def create_response(
 async def get_response(response_id: str, hutch: HutchDep, caller: CallerDep) -> ResponseAnswer:
     """As far as it has come. What the request said beside its prompt is not kept."""
     run = await hutch.runs.get(caller.user_id, run_id_of(response_id))
-    reader = Reader()
+    reader = Reader.of(run)
     entries, _ = await hutch.runs.events_within(run.user_id, run.id, after=0, within_s=0)
     for entry in entries:
         for _ in reader.take(entry):
@@ -170,12 +177,6 @@ def _encodable(value: Any) -> str:
 
 def _check(asked: ResponsesRequest) -> None:
     check(asked, ignored=_IGNORED, refused=_REFUSED, harmless=_HARMLESS)
-    if (asked.text or {}).get("format") not in _PLAIN:
-        raise UnsupportedParameter(
-            "`text.format` is not supported: the form of an answer cannot be forced.",
-            hint="Leave it out.",
-            param="text.format",
-        )
     if asked.store is False:
         raise UnsupportedParameter(
             "`store` cannot be false: every run is kept.",
@@ -196,5 +197,5 @@ def _said(given: str | list[dict[str, Any]]) -> list[Said]:
                 hint="Send messages only; what an agent has done it knows by its session.",
                 param=f"input.{number}",
             )
-        said.append(Said(role, text_of(item.get("content"), place=f"input.{number}.content")))
+        said.append(said_of(role, item.get("content"), place=f"input.{number}.content"))
     return said

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from hutch.api.compat.dialects import openai_error
+from hutch.api.compat.forms import schema_of
 from hutch.api.compat.reading import Activity, End, Piece, Reader, Text, Thought
 from hutch.api.compat.sending import Frame
 from hutch.api.compat.shapes import (
@@ -55,7 +56,7 @@ class ResponseEvents:
     """
 
     def __init__(self, about: About) -> None:
-        self.reader = Reader()
+        self.reader = Reader.of(about.run)
         self._about = about
         self._number = -1
         self._open = False  # the one message
@@ -146,6 +147,7 @@ def answer_of(about: About, reader: Reader) -> ResponseAnswer:
         instructions=about.instructions,
         model=about.model,
         output=output,
+        text={"format": _format(run)},
         previous_response_id=about.previous,
         conversation=ConversationOf(id=run.session_id),
         usage=_usage(reader) if end is not None else None,
@@ -160,6 +162,13 @@ def _status(end: End | None) -> Status:
     if end.failure is not None:
         return "cancelled" if end.failure.code == "cancelled" else "failed"
     return "incomplete" if end.stop_reason in _INCOMPLETE else "completed"
+
+
+def _format(run: Run) -> dict[str, Any]:
+    schema = schema_of(run.options)
+    if schema is None:
+        return {"type": "text"}
+    return {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
 
 
 def _message(

@@ -145,7 +145,7 @@ def going_down() -> Refusal:
 
 
 async def _read(hutch: Hutch, run: Run) -> Reader:
-    reader = Reader()
+    reader = Reader.of(run)
     async for entry in await hutch.runs.events(run.user_id, run.id):
         for _ in reader.take(entry):
             pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 
@@ -155,7 +155,7 @@ class ResponseAnswer(BaseModel):
     parallel_tool_calls: bool = False
     previous_response_id: str | None
     conversation: ConversationOf
-    text: dict[str, dict[str, str]] = {"format": {"type": "text"}}
+    text: dict[str, dict[str, Any]]
     tool_choice: Literal["auto"] = "auto"
     tools: list[str] = []
     usage: ResponseUsage | None
