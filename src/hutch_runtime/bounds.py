@@ -11,7 +11,7 @@ NAME_MAX_CHARS: Final = 256  # of an id or a name, which nobody reads at length
 DEPTH_MAX: Final = 24  # of a tool's input
 ITEMS_MAX: Final = 1000  # of one list or object in it
 
-_NAMES: Final = frozenset({"tool_id", "name", "session", "model", "cli_version"})
+_NAMES: Final = frozenset({"tool_id", "name", "session", "model", "cli_version", "approval_id"})
 
 
 class Cutter:

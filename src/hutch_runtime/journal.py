@@ -21,8 +21,12 @@ from hutch_runtime.protocol import (
     sse,
 )
 
-# Past RUN_MAX_BYTES these are still written: how the run went, but not what it said.
-_ALWAYS: Final = frozenset({"run.started", "agent.restarted", "usage", "run.finished"})
+# Past RUN_MAX_BYTES these are still written: how the run went, but not what it said; and what it
+# waits for.
+_ALWAYS: Final = frozenset(
+    {"run.started", "agent.restarted", "usage", "run.finished"}
+    | {"approval.requested", "approval.decided"}
+)
 # Even those are not free: room for them past the limit, which no honest run comes near.
 _RESERVE_BYTES: Final = 1024 * KIB
 _BATCH_BYTES: Final = 64 * KIB  # of a replay, at a time
@@ -42,10 +46,12 @@ class Journal:
     def __len__(self) -> int:
         return len(self._events)
 
-    def append(self, event_type: EventType, /, **fields: Any) -> None:
-        """Add an event, cut to the limits. What comes after ``run.finished`` is dropped."""
+    def append(self, event_type: EventType, /, **fields: Any) -> bool:
+        """Add an event, cut to the limits; False if there is no room for it, or ``run.finished``
+        was before.
+        """
         if self.finished:
-            return
+            return False
         cutter = Cutter()
         event = self._event(event_type, cutter.fields(fields))
         encoded = sse(event)
@@ -60,10 +66,11 @@ class Journal:
             encoded = sse(self._event(event_type, short))
             dropped -= len(encoded)
         if not self._has_room(event_type, len(encoded)):
-            return
+            return False
         self._add(encoded, last=event.is_last)
         if dropped and not event.is_last:
             self.append("truncated", scope="field", limit_bytes=limit, dropped_bytes=dropped)
+        return True
 
     async def follow(self, after: int = 0) -> AsyncGenerator[bytes, None]:
         """Events with ``seq`` greater than ``after``, as they come, until the last: one or more

@@ -47,8 +47,9 @@ class Connection:
     Args:
         write: sends one line, newline included; may raise ``ConnectionLost``.
         notified: called with method, params and the raw line, in order of arrival.
-        asked: answers a request of the other side, at once; ``RpcError`` becomes its error. What it
-            does not know it refuses, for a CLI that waits for an answer waits for ever.
+        asked: answers a request of the other side, at once or by what can be awaited; ``RpcError``
+            becomes its error. What it does not know it refuses, for a CLI that waits for an answer
+            waits for ever.
         unreadable: called with a line that is no JSON-RPC message.
     """
 
@@ -163,17 +164,25 @@ class Connection:
         )
 
     def _reply(self, number: object, method: str, params: dict[str, Any], line: str) -> None:
-        answer: dict[str, Any]
+        answer: object
         try:
-            answer = {"result": self._asked(method, params, line)}
+            answer = self._asked(method, params, line)
         except RpcError as error:
-            answer = {"error": {"code": error.code, "message": error.message}}
-        task = asyncio.get_running_loop().create_task(self._send_reply({"id": number, **answer}))
+            answer = error
+        task = asyncio.get_running_loop().create_task(self._send_reply(number, answer))
         self._replies.add(task)
         task.add_done_callback(self._replies.discard)
 
-    async def _send_reply(self, message: dict[str, Any]) -> None:
+    async def _send_reply(self, number: object, answer: object) -> None:
+        if isinstance(answer, Awaitable):
+            try:
+                answer = await answer
+            except RpcError as error:
+                answer = error
+        said: dict[str, Any] = {"result": answer}
+        if isinstance(answer, RpcError):
+            said = {"error": {"code": answer.code, "message": answer.message}}
         try:
-            await self._send(message)
+            await self._send({"id": number, **said})
         except ConnectionLost:
             _log.debug("gone before our answer")

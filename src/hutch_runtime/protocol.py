@@ -21,6 +21,10 @@ type                 fields
 ``tool.output``      tool_id, text
 ``tool.finished``    tool_id, ok (bool), output (str, may be "")
 ``plan``             items: [{text, status: pending | in_progress | completed}]
+``approval.``        approval_id, tool_id, kind, name, input (object), diff (unified, or null where
+``requested``        no file is edited or the CLI does not tell), truncated (bool: input or diff is
+                     not whole), timeout_s. The agent waits for a decision
+``approval.decided`` approval_id, decision: one of ``DECISIONS``, by: one of ``DECIDERS``
 ``usage``            input_tokens, output_tokens, cached_tokens (ints), cost_usd (float or null)
 ``retrying``         attempt (int), delay_ms (int or null), status (HTTP status or null), code
 ``agent.restarted``  reason, how: resumed (from the CLI's session files) | replayed (transcript)
@@ -59,6 +63,17 @@ TOOL_KINDS: Final[tuple[ToolKind, ...]] = get_args(ToolKind)
 AgentOrigin: TypeAlias = Literal["warm", "live", "started", "resumed", "replayed"]
 AGENT_ORIGINS: Final[tuple[AgentOrigin, ...]] = get_args(AgentOrigin)
 
+# always: and what is like it, without asking, as long as the CLI remembers.
+Decision: TypeAlias = Literal["allow", "always", "deny"]
+DECISIONS: Final[tuple[Decision, ...]] = get_args(Decision)
+# timeout: nobody said anything in time. cancel: the run was ended. agent: the CLI asks no longer.
+Decider: TypeAlias = Literal["user", "timeout", "cancel", "agent"]
+DECIDERS: Final[tuple[Decider, ...]] = get_args(Decider)
+
+# auto: agents do what they want, inside the walls. ask: what changes something waits for a person.
+PermissionMode: TypeAlias = Literal["auto", "ask"]
+PERMISSION_MODES: Final[tuple[PermissionMode, ...]] = get_args(PermissionMode)
+
 EventType: TypeAlias = Literal[
     "run.started",
     "text.delta",
@@ -68,6 +83,8 @@ EventType: TypeAlias = Literal[
     "tool.output",
     "tool.finished",
     "plan",
+    "approval.requested",
+    "approval.decided",
     "usage",
     "retrying",
     "agent.restarted",
@@ -125,13 +142,23 @@ LOGIN_MAX_BYTES: Final = 64 * KIB  # real ones have 2 to 6
 # What a run may ask for besides its prompt, and which CLIs can do it. Codex takes instructions when
 # a session begins, for all of it; Claude Code for one run. Only that one knows what a turn costs.
 OptionName: TypeAlias = Literal[
-    "system_prompt", "append_system_prompt", "max_turns", "max_cost_usd", "output_schema"
+    "system_prompt",
+    "append_system_prompt",
+    "max_turns",
+    "max_cost_usd",
+    "output_schema",
+    "permission_mode",
+    "approval_timeout_s",
 ]
 OPTION_NAMES: Final[tuple[OptionName, ...]] = get_args(OptionName)
+# Each agent can be told to ask, and not to ask any more, between two of its turns.
+APPROVAL_OPTIONS: Final[frozenset[OptionName]] = frozenset(
+    {"permission_mode", "approval_timeout_s"}
+)
 SUPPORTED: Final[dict[Provider, frozenset[OptionName]]] = {
     "claude": frozenset(OPTION_NAMES),
-    "codex": frozenset({"system_prompt", "append_system_prompt", "output_schema"}),
-    "gemini": frozenset(),
+    "codex": APPROVAL_OPTIONS | {"system_prompt", "append_system_prompt", "output_schema"},
+    "gemini": APPROVAL_OPTIONS,
 }
 AT_SESSION_START: Final[dict[Provider, frozenset[OptionName]]] = {
     "claude": frozenset(),
@@ -144,6 +171,14 @@ SYSTEM_PROMPT_MAX_BYTES: Final = 64 * KIB  # of either; it is sent with each req
 OUTPUT_SCHEMA_MAX_BYTES: Final = 32 * KIB
 MAX_TURNS_MAX: Final = 10_000
 MAX_COST_USD_MAX: Final = 1_000_000.0
+APPROVAL_TIMEOUT_S: Final = 300.0
+APPROVAL_TIMEOUT_MAX_S: Final = 3600.0  # as long as a run may take by default
+# Of one run, at once: a CLI asks for one thing at a time, or for the tool calls of one answer.
+APPROVALS_OPEN_MAX: Final = 16
+APPROVALS_MAX: Final = 1000  # of one run, in all
+# Of input and diff together, as JSON: what somebody can be expected to read is far smaller.
+APPROVAL_MAX_BYTES: Final = 128 * KIB
+APPROVAL_ID: Final = re.compile(r"apr_[1-9][0-9]{0,3}")
 ATTACHMENTS_MAX: Final = 10
 # Of all of a run's together. Model APIs take images up to 5 MB; the workspace has 60.
 ATTACHMENTS_MAX_BYTES: Final = 5 * MIB
@@ -169,6 +204,13 @@ class Options:
     max_turns: int | None = None
     max_cost_usd: float | None = None
     output_schema: str | None = None
+    permission_mode: PermissionMode | None = None
+    approval_timeout_s: float | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether a person decides what the agent may do."""
+        return self.permission_mode == "ask"
 
     @property
     def given(self) -> frozenset[OptionName]:
@@ -211,6 +253,7 @@ def read_options(given: Any) -> Options:
     _check_text("output_schema", options.output_schema, OUTPUT_SCHEMA_MAX_BYTES)
     if options.output_schema is not None:
         _check_schema(options.output_schema)
+    _check_approvals(options)
     return options
 
 
@@ -293,6 +336,22 @@ def _check_text(name: str, value: Any, most: int) -> None:
         raise OptionError(f"{name} holds half of a surrogate pair") from None
     if size > most:
         raise OptionError(f"{name} has {size} bytes; {most} are the most")
+
+
+def _check_approvals(options: Options) -> None:
+    mode, limit = options.permission_mode, options.approval_timeout_s
+    if mode is not None and not (isinstance(mode, str) and mode in PERMISSION_MODES):
+        raise OptionError(f"permission_mode is one of {', '.join(PERMISSION_MODES)}")
+    if limit is None:
+        return
+    if mode != "ask":
+        raise OptionError("approval_timeout_s goes with permission_mode ask")
+    if (
+        not isinstance(limit, int | float)
+        or isinstance(limit, bool)
+        or not 0 < limit <= APPROVAL_TIMEOUT_MAX_S
+    ):
+        raise OptionError(f"approval_timeout_s is above 0 and at most {APPROVAL_TIMEOUT_MAX_S:.0f}")
 
 
 def _check_schema(text: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hutch_runtime.agents import Lease, Pool
+from hutch_runtime.approvals import Approvals, Decided, Question, Verdict
 from hutch_runtime.attachments import place
 from hutch_runtime.home import Home
 from hutch_runtime.journal import Journal
@@ -19,6 +20,7 @@ from hutch_runtime.protocol import (
     CAN_FORK,
     MIB,
     Attachment,
+    Decision,
     ErrorCode,
     EventType,
     Options,
@@ -79,6 +81,14 @@ class Run:
     session: str | None = None
     lease: Lease | None = None
     cancelling: asyncio.Event = field(default_factory=asyncio.Event)
+    approvals: Approvals = field(init=False)
+
+    def __post_init__(self) -> None:
+        limit = self.request.options.approval_timeout_s
+        self.approvals = Approvals(self.journal.append, timeout_s=limit)
+
+    async def ask(self, question: Question) -> Verdict:
+        return (await self.approvals.ask(question)).verdict
 
     def emit(self, event_type: EventType, /, **fields: Any) -> None:
         if self.first_event is None and event_type != "retrying":
@@ -174,6 +184,13 @@ class Runs:
         run.cancelling.set()
         return run
 
+    def decide(self, run_id: str, approval_id: str, decision: Decision) -> Decided:
+        """What was decided, by this or before it. Raises ``Refused``."""
+        decided = self.get(run_id).approvals.decide(approval_id, decision)
+        if decided is None:
+            raise Refused("run_not_found", "This run has asked for no approval of this id.")
+        return decided
+
     async def fork(self, provider: Provider, session: str) -> str:
         """Raises ``Refused``."""
         if provider not in CAN_FORK:
@@ -264,18 +281,21 @@ class Runs:
             run.journal.append("agent.restarted", reason=lease.restarted, how=how)
         if run.cancelling.is_set():  # before anything was asked of the model
             return Outcome("cancelled"), True
-        prompt = Prompt(request.prompt, request.model, request.options, placed)
+        ask = run.ask if request.options.asks else None
+        prompt = Prompt(request.prompt, request.model, request.options, placed, ask)
         turn = asyncio.ensure_future(lease.agent.prompt(prompt, run))
         cancelling = asyncio.ensure_future(run.cancelling.wait())
         try:
             await asyncio.wait({turn, cancelling}, return_when=asyncio.FIRST_COMPLETED)
             if not turn.done():
                 await lease.agent.cancel()
+                run.approvals.close()  # behind it: an answer alone would send the agent on
                 await asyncio.wait({turn}, timeout=CANCEL_GRACE_S)
             if turn.done():
                 return _checked(turn.result(), request.options), True
             return Outcome("cancelled"), False
         finally:
+            run.approvals.close()
             for task in (turn, cancelling):
                 task.cancel()
             await asyncio.gather(turn, cancelling, return_exceptions=True)

@@ -22,7 +22,9 @@ from hutch_runtime.agents import Pool
 from hutch_runtime.logins.routes import LoginRoutes
 from hutch_runtime.logins.service import Logins
 from hutch_runtime.protocol import (
+    APPROVAL_ID,
     ATTACHMENTS_MAX_BYTES,
+    DECISIONS,
     KIB,
     OUTPUT_SCHEMA_MAX_BYTES,
     PROMPT_MAX_BYTES,
@@ -89,14 +91,19 @@ class Server:
                 Route(f"/{provider}", _guarded(self._prompt(provider)), methods=["POST"])
                 for provider in PROVIDERS
             ),
-            # A path of its own: an older runtime, which would pass over options, has no such path.
+            Route(
+                "/runs/{run_id}/approvals/{approval_id}", _guarded(self._decide), methods=["POST"]
+            ),
+            # Paths of their own: an older runtime, which would pass over options or ask nobody, has
+            # no such path.
             *(
                 Route(
-                    f"/{provider}/with-options",
+                    f"/{provider}/{way}",
                     _guarded(self._prompt(provider, options=True)),
                     methods=["POST"],
                 )
                 for provider in PROVIDERS
+                for way in ("with-options", "with-approvals")
             ),
             *(
                 Route(f"/{provider}/fork", _guarded(self._fork(provider)), methods=["POST"])
@@ -153,6 +160,16 @@ class Server:
     async def _cancel(self, http: HttpRequest) -> Response:
         run = self._runs.cancel(http.path_params["run_id"])
         return JSONResponse({"run_id": run.request.run_id, "finished": run.journal.finished})
+
+    async def _decide(self, http: HttpRequest) -> Response:
+        decision = _object(await _body(http, KIB)).get("decision")
+        if decision not in DECISIONS:
+            raise Refused("bad_request", f"decision is one of {', '.join(DECISIONS)}.")
+        approval_id = http.path_params["approval_id"]
+        if not APPROVAL_ID.fullmatch(approval_id):
+            raise Refused("run_not_found", "There is no such approval.")
+        decided = self._runs.decide(http.path_params["run_id"], approval_id, decision)
+        return JSONResponse({"decision": decided.decision, "by": decided.by})
 
     async def _pack(self, _http: HttpRequest) -> Response:
         """A tar of home and workspace. The connection breaks off if it is not whole."""

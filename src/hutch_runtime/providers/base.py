@@ -7,12 +7,13 @@ process, which their driver owns, starts when needed and starts again when it di
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
+from hutch_runtime.approvals import Question, Verdict
 from hutch_runtime.attachments import Placed
 from hutch_runtime.home import Home
 from hutch_runtime.identity import Identity
@@ -88,19 +89,22 @@ class Setup:
 
 
 PLAIN: Final = Options()
+# Waits for a person, and always ends.
+Ask: TypeAlias = Callable[[Question], Awaitable[Verdict]]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What is asked in one turn. ``model`` None is the CLI's default, also after a turn with
     another one. ``options``: those that the agent was made with, and that need no agent of their
-    own.
+    own. ``ask``: whom the agent has to ask in this turn, and in this one alone; None is nobody.
     """
 
     text: str
     model: str | None = None
     options: Options = PLAIN
     placed: tuple[Placed, ...] = ()
+    ask: Ask | None = None
 
 
 class Turn(Protocol):

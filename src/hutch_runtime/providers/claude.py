@@ -13,11 +13,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from hutch_runtime.approvals import Verdict
 from hutch_runtime.attachments import note
 from hutch_runtime.home import Home
 from hutch_runtime.identity import Identity
 from hutch_runtime.process import Process, ProcessGone
-from hutch_runtime.protocol import LINE_MAX_BYTES, MIB, Options, Provider
+from hutch_runtime.protocol import APPROVAL_OPTIONS, LINE_MAX_BYTES, MIB, Options, Provider
 from hutch_runtime.providers.base import (
     PLAIN,
     AgentDied,
@@ -30,6 +31,7 @@ from hutch_runtime.providers.base import (
     Turn,
 )
 from hutch_runtime.providers.claude_lines import ClaudeTurn
+from hutch_runtime.providers.claude_permissions import Asking, answer, question
 
 # Measured 0.3 to 0.7 s; a sandbox that shares a busy host is slower, one that hangs never comes.
 READY_TIMEOUT_S: Final = 30.0
@@ -39,6 +41,9 @@ SESSIONS_KEPT: Final = 256
 SESSION_MAX_BYTES: Final = 64 * MIB  # more than a home holds
 PROJECTS_MAX: Final = 1000  # directories that it was started in: the workspace, as a rule
 _PROJECTS: Final = ".claude/projects"
+_FREE: Final = "bypassPermissions"
+# What a person allowed for good can have made the second of the first.
+_ASKING: Final = ("default", "acceptEdits")
 
 _ARGUMENTS: Final = (
     "-p",
@@ -46,7 +51,11 @@ _ARGUMENTS: Final = (
     "--output-format=stream-json",
     "--verbose",
     "--include-partial-messages",
-    "--permission-mode=bypassPermissions",
+    f"--permission-mode={_FREE}",
+    # It asks us, where it asks at all: which it does can be said between two turns.
+    "--permission-prompt-tool=stdio",
+    # Tools that wait for an answer in words, which it has only where it can ask.
+    "--disallowedTools=AskUserQuestion,EnterPlanMode,ExitPlanMode",
 )
 
 
@@ -64,7 +73,7 @@ class ClaudeDriver:
 
     def makes_own(self, options: Options) -> bool:
         # Each is a flag, or said once at the start: a second ``initialize`` is passed over.
-        return bool(options.given)
+        return bool(options.given - APPROVAL_OPTIONS)
 
     async def spare(self, options: Options = PLAIN) -> ClaudeAgent:
         session = str(uuid.uuid4())
@@ -128,7 +137,8 @@ class ClaudeDriver:
         options: Options,
         *arguments: str,
     ) -> ClaudeAgent:
-        agent = ClaudeAgent(session, resumed, options)
+        workspace = Home(self._setup.workspace, self._setup.identity)
+        agent = ClaudeAgent(session, resumed, options, workspace=workspace)
         arguments = (*arguments, *_flags(options))
         try:
             await agent.start(
@@ -166,9 +176,15 @@ class ClaudeDriver:
 
 class ClaudeAgent:
     def __init__(
-        self, session: str, resumed: Literal["resumed"] | None, options: Options = PLAIN
+        self,
+        session: str,
+        resumed: Literal["resumed"] | None,
+        options: Options = PLAIN,
+        *,
+        workspace: Home,
     ) -> None:
         self._options = options
+        self._workspace = workspace
         self._session = session
         self._resumed = resumed
         self._process: Process | None = None
@@ -176,6 +192,8 @@ class ClaudeAgent:
         self._answers: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._asked = 0
         self._model: str | None = None
+        self._mode = _FREE
+        self._asking: Asking | None = None  # in a turn that has to ask
         self._turn: ClaudeTurn | None = None
         self._emit: Turn | None = None
         self._outcome: asyncio.Future[Outcome] | None = None
@@ -222,7 +240,7 @@ class ClaudeAgent:
             raise AgentStartFailed(f"claude could not be started: {error.strerror}") from None
         try:
             greeting = {"subtype": "initialize", **_greeting(self._options)}
-            answer = await self._control(greeting, timeout_s=READY_TIMEOUT_S)
+            ready = await self._control(greeting, timeout_s=READY_TIMEOUT_S)
         except TimeoutError:
             raise AgentStartFailed(f"claude was not ready after {READY_TIMEOUT_S:.0f} s") from None
         except AgentDied as died:
@@ -230,8 +248,8 @@ class ClaudeAgent:
             if words.startswith("No conversation found"):
                 raise SessionNotFound(self._session) from None
             raise AgentStartFailed(f"claude ended at its start, {died}: {words}") from None
-        if answer.get("subtype") != "success":
-            said = str(answer.get("error", "no reason given"))[:REASON_MAX_CHARS]
+        if ready.get("subtype") != "success":
+            said = str(ready.get("error", "no reason given"))[:REASON_MAX_CHARS]
             raise AgentStartFailed(f"claude refused the run's options: {said}")
 
     async def limber_up(self, *, rehearse: bool) -> None:
@@ -249,18 +267,23 @@ class ClaudeAgent:
         self._cancelled = False
         await self._settle()
         if prompt.model != self._model:
-            answer = await self._set_model(prompt.model)
-            if answer is not None:
-                return answer
+            refusal = await self._set_model(prompt.model)
+            if refusal is not None:
+                return refusal
+        await self._set_mode(asks=prompt.ask is not None)
         structured = self._options.output_schema is not None
         self._emit, self._turn = turn, ClaudeTurn(turn, structured=structured)
         self._outcome = asyncio.get_running_loop().create_future()
+        if prompt.ask is not None:
+            self._asking = Asking(prompt.ask, self._send)
         try:
             message = {"role": "user", "content": content(prompt)}
             await self._send({"type": "user", "message": message})
             return await self._outcome
         finally:
-            self._turn = self._emit = self._outcome = None
+            if self._asking is not None:
+                self._asking.close()
+            self._turn = self._emit = self._outcome = self._asking = None
 
     async def cancel(self) -> None:
         self._cancelled = True
@@ -287,14 +310,29 @@ class ClaudeAgent:
 
     async def _set_model(self, model: str | None) -> Outcome | None:
         try:
-            answer = await self._control({"subtype": "set_model", "model": model})
+            said = await self._control({"subtype": "set_model", "model": model})
         except TimeoutError:
             raise AgentDied("it did not answer") from None
-        if answer.get("subtype") != "success":
-            message = str(answer.get("error", "the CLI refused this model"))
+        if said.get("subtype") != "success":
+            message = str(said.get("error", "the CLI refused this model"))
             return Outcome("error", RunError("provider_bad_request", message))
         self._model = model
         return None
+
+    async def _set_mode(self, *, asks: bool) -> None:
+        """Whether it asks before it does something, from now on. One that could not be told is not
+        used: it would do what nobody allowed, or wait for an answer that nobody gives.
+        """
+        if self._mode in (_ASKING if asks else (_FREE,)):
+            return
+        mode = _ASKING[0] if asks else _FREE
+        try:
+            said = await self._control({"subtype": "set_permission_mode", "mode": mode})
+        except TimeoutError:
+            raise AgentDied("it did not answer") from None
+        if said.get("subtype") != "success":
+            raise AgentDied("its permission mode could not be set")
+        self._mode = mode
 
     async def _interrupt(self) -> None:
         self._asked += 1
@@ -341,13 +379,21 @@ class ClaudeAgent:
             case "control_response":
                 self._answered(message)
             case "control_request":
-                self._refuse(message)
+                self._requested(message)
+                if _wants_a_tool(message):
+                    return
+            case "control_cancel_request":
+                if self._asking is not None:
+                    self._asking.withdraw(message.get("request_id"))
             case "conversation_reset":
                 # "/clear" leaves the session for a new one. We keep the one that the caller knows:
                 # the agent counts as gone, and the session is taken up from its files.
                 self._leave("its conversation was cleared")
-            case "system" if message.get("subtype") == "init":
-                self._turn_began()
+            case "system":
+                if isinstance(mode := message.get("permissionMode"), str):
+                    self._mode = mode
+                if message.get("subtype") == "init":
+                    self._turn_began()
             case _:
                 pass
         self._feed(message)
@@ -376,11 +422,20 @@ class ClaudeAgent:
             if answer is not None and not answer.done():
                 answer.set_result(response)
 
-    def _refuse(self, message: dict[str, Any]) -> None:
-        """It asks something of us, which it has no reason to; without an answer it would hang."""
+    def _requested(self, message: dict[str, Any]) -> None:
+        """It asks something of us; without an answer it would hang."""
         request_id = message.get("request_id")
-        error = {"subtype": "error", "request_id": request_id, "error": "not supported"}
-        self._later(self._send({"type": "control_response", "response": error}))
+        if not _wants_a_tool(message):
+            error = {"subtype": "error", "request_id": request_id, "error": "not supported"}
+            self._later(self._send({"type": "control_response", "response": error}))
+            return
+        request: dict[str, Any] = message["request"]
+        if self._asking is not None:
+            self._asking.ask(request_id, request, question(request, self._workspace))
+        else:
+            # Free to do what it wants in a run that asks nobody; outside of any, nobody is there.
+            verdict: Verdict = "deny" if self._turn is None else "allow"
+            self._later(self._send(answer(request_id, request, verdict)))
 
     def _later(self, work: Any) -> None:
         async def quietly() -> None:
@@ -413,6 +468,11 @@ class ClaudeAgent:
         for future in (*self._answers.values(), self._outcome):
             if future is not None and not future.done():
                 future.set_exception(AgentDied(reason))
+
+
+def _wants_a_tool(message: dict[str, Any]) -> bool:
+    request = message.get("request")
+    return isinstance(request, dict) and request.get("subtype") == "can_use_tool"
 
 
 def _refuse(constant: str) -> None:

@@ -21,7 +21,7 @@ from typing import Final
 from hutch_runtime.jsonrpc import ConnectionLost, RpcError
 from hutch_runtime.protocol import MIB, Options, Provider
 from hutch_runtime.providers.base import PLAIN, AgentStartFailed, SessionNotFound, Setup
-from hutch_runtime.providers.codex_agent import CodexAgent
+from hutch_runtime.providers.codex_agent import FREE, CodexAgent
 from hutch_runtime.providers.codex_requests import answer_request
 from hutch_runtime.providers.rpc_process import RpcProcess, SharedProcess, new_session
 
@@ -211,7 +211,7 @@ class CodexDriver:
     def _thread(self) -> dict[str, object]:
         return {
             "cwd": str(self._setup.workspace),
-            "approvalPolicy": "never",
+            "approvalPolicy": FREE,
             "sandbox": "danger-full-access",  # the container is the sandbox
         }
 

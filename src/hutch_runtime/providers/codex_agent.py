@@ -5,23 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+from hutch_runtime.approvals import Verdict
 from hutch_runtime.attachments import note
 from hutch_runtime.jsonrpc import ConnectionLost, RpcError
 from hutch_runtime.protocol import LINE_MAX_BYTES, StopReason
-from hutch_runtime.providers.base import AgentDied, Outcome, Prompt, RunError, Turn
+from hutch_runtime.providers.base import AgentDied, Ask, Outcome, Prompt, RunError, Turn
+from hutch_runtime.providers.codex_approvals import answer, question
 from hutch_runtime.providers.codex_events import TurnTranslator, read_totals
 from hutch_runtime.providers.rpc_process import FAREWELL_TIMEOUT_S, RpcAgent, RpcProcess
 
 Totals = tuple[int, int, int]
+# Of a thread. untrusted: whatever is not known to change nothing is asked about.
+FREE: Final = "never"
+ASKING: Final = "untrusted"
 
 
 class _Running:
     """The turn that runs now. Its id is known, and it can be interrupted, from ``turn/started``."""
 
-    def __init__(self, turn: Turn, totals: Totals | None) -> None:
+    def __init__(self, turn: Turn, totals: Totals | None, ask: Ask | None) -> None:
         self.turn = turn
+        self.ask = ask
+        self.asking: set[asyncio.Future[Verdict]] = set()
         self.translator = TurnTranslator(turn.emit, totals)
         self.turn_id: str | None = None
         self.cancelled = False
@@ -43,20 +50,24 @@ class CodexAgent(RpcAgent):
         self.model = model  # that the thread uses now: a turn's model stays for those after it
         self.default_model = default_model
         self._totals = totals
+        self._asks = False  # as the thread was told: it holds for later turns too
         self._running: _Running | None = None
         self._interrupts: set[asyncio.Task[None]] = set()
 
     async def prompt(self, prompt: Prompt, turn: Turn) -> Outcome:
-        running = self._running = _Running(turn, self._totals)
+        running = self._running = _Running(turn, self._totals, prompt.ask)
         params: dict[str, Any] = {"threadId": self.session, "input": content(prompt)}
         wanted = prompt.model or self.default_model
         if wanted != self.model:
             params["model"] = wanted
         if prompt.options.output_schema is not None:
             params["outputSchema"] = json.loads(prompt.options.output_schema)
+        asks = prompt.ask is not None
+        if asks != self._asks:
+            params["approvalPolicy"] = ASKING if asks else FREE
         try:
             await self._process.connection.request("turn/start", params)
-            self.model = wanted
+            self.model, self._asks = wanted, asks
             await running.ended
         except ConnectionLost as error:
             raise AgentDied(str(error)) from error
@@ -65,6 +76,8 @@ class CodexAgent(RpcAgent):
         except TimeoutError:
             return Outcome("error", RunError("provider_error", "Codex did not take the prompt"))
         finally:
+            for waiting in running.asking:
+                waiting.cancel()
             running.translator.close()
             self._totals = running.translator.totals
             if running.ended.done():
@@ -81,6 +94,23 @@ class CodexAgent(RpcAgent):
         running.cancelled = True
         if running.turn_id is not None:
             self._interrupt(running.turn_id)
+
+    async def approval(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request for approval: yes in a turn that asks nobody."""
+        running = self._running
+        if running is None or _turn_id(params) != running.turn_id:
+            return answer("deny")
+        if running.ask is None:
+            return answer("allow")
+        item = running.translator.open_tool(params.get("itemId"))
+        waiting = asyncio.ensure_future(running.ask(question(method, params, item)))
+        running.asking.add(waiting)
+        try:
+            return answer(await waiting)
+        except asyncio.CancelledError:  # the turn is over
+            return answer("cancel")
+        finally:
+            running.asking.discard(waiting)
 
     async def close(self) -> None:
         if not self.end("closed"):

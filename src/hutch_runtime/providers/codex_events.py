@@ -143,6 +143,10 @@ class TurnTranslator:
                     cost_usd=None,
                 )
 
+    def open_tool(self, item_id: object) -> ToolItem | None:
+        """A tool call that has begun and not ended."""
+        return self._open.get(item_id) if isinstance(item_id, str) else None
+
     def begin_from(self, totals: tuple[int, int, int] | None) -> None:
         """The thread's totals before this turn, learnt late."""
         self._before = self.totals = totals

@@ -23,7 +23,7 @@ from typing import Any, Final
 from hutch_runtime.jsonrpc import METHOD_NOT_FOUND, ConnectionLost, RpcError
 from hutch_runtime.protocol import Options, Provider
 from hutch_runtime.providers.base import PLAIN, AgentStartFailed, SessionNotFound, Setup
-from hutch_runtime.providers.gemini_agent import DEFAULT_MODEL, GeminiAgent
+from hutch_runtime.providers.gemini_agent import DEFAULT_MODEL, FREE, GeminiAgent
 from hutch_runtime.providers.gemini_reports import TEMPORARY
 from hutch_runtime.providers.gemini_settings import write_settings
 from hutch_runtime.providers.rpc_process import RpcProcess, SharedProcess, new_session
@@ -75,7 +75,12 @@ class GeminiDriver:
         known = self._loaded.get(session)
         acp_session = known or f" {session}"
         agent = GeminiAgent(
-            process, session, acp_session, resumed="resumed", reports=self._setup.home
+            process,
+            session,
+            acp_session,
+            resumed="resumed",
+            reports=self._setup.home,
+            mode=FREE if known is None else None,
         )
         process.listen(acp_session, agent)
         if known is None:
@@ -136,7 +141,7 @@ class GeminiDriver:
             "GEMINI_CLI_NO_RELAUNCH": "true",  # else a second Node process, 0.7 s later
             "TMPDIR": str(self._setup.home.path / TEMPORARY),
         }
-        arguments = ("--acp", "--approval-mode", "yolo", "-m", DEFAULT_MODEL)
+        arguments = ("--acp", "--approval-mode", FREE, "-m", DEFAULT_MODEL)
         await process.start(self._setup, arguments, environment)
         return process
 
@@ -154,22 +159,12 @@ class GeminiDriver:
 
 
 def _answer(process: RpcProcess, method: str, params: dict[str, Any], line: str) -> object:
-    """Answer the CLI's own requests: tools are allowed, since the container is the sandbox."""
+    """Answer the CLI's own requests."""
     listener = process.listener(params.get("sessionId"))
     if method == "session/request_permission":
         if isinstance(listener, GeminiAgent):
-            listener.permission(params)
-        return {"outcome": _choose(params.get("options"))}
+            return listener.permission(params)
+        return {"outcome": {"outcome": "cancelled"}}  # of no session that anybody has
     if listener is not None:
         listener.unreadable(line)
     raise RpcError(METHOD_NOT_FOUND, f"{method} is not supported by this client")
-
-
-def _choose(options: object) -> dict[str, str]:
-    """Allow, once rather than always: the next one is asked for, and seen, again."""
-    offered = options if isinstance(options, list) else []
-    for kind in ("allow_once", "allow_always"):
-        for option in offered:
-            if isinstance(option, dict) and option.get("kind") == kind:
-                return {"outcome": "selected", "optionId": str(option.get("optionId"))}
-    return {"outcome": "cancelled"}

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 from typing import Any, Final, Literal
 
+from hutch_runtime.approvals import Verdict
 from hutch_runtime.attachments import note
 from hutch_runtime.home import Home
 from hutch_runtime.jsonrpc import ConnectionLost, RpcError
 from hutch_runtime.protocol import LINE_MAX_BYTES
-from hutch_runtime.providers.base import AgentDied, Outcome, Prompt, RunError, Turn
+from hutch_runtime.providers.base import AgentDied, Ask, Outcome, Prompt, RunError, Turn
 from hutch_runtime.providers.gemini_errors import MODEL_NOT_FOUND_CLASS, error_code, readable
 from hutch_runtime.providers.gemini_events import TurnTranslator, stop_reason
+from hutch_runtime.providers.gemini_permissions import answer, question
 from hutch_runtime.providers.gemini_reports import take_report
 from hutch_runtime.providers.rpc_process import RpcAgent, RpcProcess
 
 # The CLI's own default, DEFAULT_GEMINI_MODEL. With no model, or "auto", it puts a call to a router
 # in front of each prompt.
 DEFAULT_MODEL: Final = "gemini-2.5-pro"
+# Of a session: whether it asks before it does something.
+FREE: Final = "yolo"
+ASKING: Final = "default"
 # A text that begins like "/help" or "$ init" the CLI takes for a command of its own and never shows
 # to the model. It looks at all leading text blocks together, so a block in front prevents that.
 _COMMAND_MARKS: Final = ("/", "$")
@@ -26,7 +32,9 @@ _GUARD: Final = "The user's message follows."
 
 
 class GeminiAgent(RpcAgent):
-    """``acp_session`` is the id on the wire; ``session`` what the files and callers know."""
+    """``acp_session`` is the id on the wire; ``session`` what the files and callers know. ``mode``:
+    that the session is in; None if that is not known.
+    """
 
     def __init__(
         self,
@@ -36,12 +44,16 @@ class GeminiAgent(RpcAgent):
         *,
         resumed: Literal["resumed"] | None,
         reports: Home,
+        mode: str | None = FREE,
     ) -> None:
         super().__init__(process, session, resumed)
         self.updates = 0  # heard so far
         self._acp_session = acp_session
         self._reports = reports
         self._model: str | None = None
+        self._mode = mode
+        self._ask: Ask | None = None  # in a turn that has to ask
+        self._asking: set[asyncio.Future[Verdict]] = set()
         self._turn: Turn | None = None
         self._translator: TurnTranslator | None = None
         self._asked = False  # the prompt is with the CLI
@@ -49,7 +61,7 @@ class GeminiAgent(RpcAgent):
 
     async def prompt(self, prompt: Prompt, turn: Turn) -> Outcome:
         translator = self._translator = TurnTranslator(turn.emit)
-        self._turn = turn
+        self._turn, self._ask = turn, prompt.ask
         self._cancelled = False
         try:
             outcome = await self._run(blocks(prompt), prompt.model or DEFAULT_MODEL, translator)
@@ -59,8 +71,10 @@ class GeminiAgent(RpcAgent):
             if self._asked:  # our task was cancelled: the CLI would go on
                 self._asked = False
                 await self._tell_cancel()
+            for waiting in self._asking:
+                waiting.cancel()
             translator.close()
-            self._translator = self._turn = None
+            self._translator = self._turn = self._ask = None
         return Outcome(outcome.stop_reason, outcome.error, translator.text)
 
     async def cancel(self) -> None:
@@ -86,11 +100,27 @@ class GeminiAgent(RpcAgent):
         else:
             self._turn.emit("unparsed", line=line)
 
-    def permission(self, params: dict[str, Any]) -> None:
-        """A request to allow a tool call: the only thing that is said of such a call's start."""
-        call = params.get("toolCall")
-        if self._translator is not None and isinstance(call, dict):
-            self._translator.tool(call)
+    async def permission(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request to allow a tool call: yes in a turn that asks nobody. It is the
+        only thing that is said of such a call's start.
+        """
+        call, options, translator = params.get("toolCall"), params.get("options"), self._translator
+        if translator is None or not isinstance(call, dict):
+            return answer(options, "deny")
+        translator.tool(call)
+        if self._ask is None:
+            return answer(options, "allow")
+        waiting = asyncio.ensure_future(self._ask(question(call)))
+        self._asking.add(waiting)
+        try:
+            verdict = await waiting
+        except asyncio.CancelledError:  # the turn is over
+            return answer(options, "cancel")
+        finally:
+            self._asking.discard(waiting)
+        if verdict == "deny":
+            translator.denied(call)
+        return answer(options, verdict)
 
     def unreadable(self, line: str) -> None:
         if self._turn is not None:
@@ -114,6 +144,10 @@ class GeminiAgent(RpcAgent):
             if model != self._model:
                 await request("session/set_model", {**here, "modelId": model})
                 self._model = model
+            mode = FREE if self._ask is None else ASKING
+            if mode != self._mode:
+                await request("session/set_mode", {**here, "modeId": mode})
+                self._mode = mode
             if self._cancelled:
                 return Outcome("cancelled")
             self._asked = True
@@ -126,7 +160,7 @@ class GeminiAgent(RpcAgent):
                 return Outcome("cancelled")
             return Outcome("error", self._read_error(error))
         except TimeoutError:
-            return Outcome("error", RunError("provider_error", "Gemini did not take the model"))
+            return Outcome("error", RunError("provider_error", "Gemini did not answer"))
         answer = result if isinstance(result, dict) else {}
         translator.close()
         translator.usage(answer)

@@ -85,13 +85,8 @@ class TurnTranslator:
         if tool_id not in self._open:
             self._end_block()
             self._open.add(tool_id)
-            name = _name(tool_id)
-            kind = _KINDS.get(_text(call.get("kind")), "other")
-            if name.startswith(_MCP_PREFIX):
-                kind = "mcp"
-            self._emit(
-                "tool.started", tool_id=tool_id, kind=kind, name=name, input=_input(call, kind)
-            )
+            _, kind, name, given = tool_call(call)
+            self._emit("tool.started", tool_id=tool_id, kind=kind, name=name, input=given)
             if status not in {"completed", "failed"}:
                 return  # the content of a start is a description, not output
         output = _content(call)
@@ -101,6 +96,13 @@ class TurnTranslator:
             self._emit("tool.finished", tool_id=tool_id, ok=ok, output=output)
         elif output:
             self._emit("tool.output", tool_id=tool_id, text=output)
+
+    def denied(self, call: dict[str, Any]) -> None:
+        """Ends a tool call that nobody allowed: Gemini says nothing more of it."""
+        tool_id = _text(call.get("toolCallId"))
+        if tool_id in self._open:
+            self._open.discard(tool_id)
+            self._emit("tool.finished", tool_id=tool_id, ok=False, output="")
 
     def usage(self, result: dict[str, Any]) -> None:
         """The tokens in the result of ``session/prompt``: of this turn, all its model calls."""
@@ -141,6 +143,15 @@ class TurnTranslator:
 def stop_reason(result: dict[str, Any]) -> StopReason | None:
     """The result's ``stopReason``; None if it is one that this version does not know."""
     return _STOPS.get(_text(result.get("stopReason")))
+
+
+def tool_call(call: dict[str, Any]) -> tuple[str, ToolKind, str, dict[str, Any]]:
+    """Its id, kind, name and input, as far as Gemini tells them."""
+    tool_id = _text(call.get("toolCallId"))
+    name, kind = _name(tool_id), _KINDS.get(_text(call.get("kind")), "other")
+    if name.startswith(_MCP_PREFIX):
+        kind = "mcp"
+    return tool_id, kind, name, _input(call, kind)
 
 
 def _name(tool_id: str) -> str:
