@@ -96,6 +96,12 @@ class SessionBusy(Conflict):
     code = "session_busy"
 
 
+class ApprovalDecided(Conflict):
+    """It has been decided otherwise, or its run has ended without a decision."""
+
+    code = "approval_decided"
+
+
 class CredentialMissing(HutchError):
     code = "credential_missing"
 

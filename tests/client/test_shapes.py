@@ -18,6 +18,7 @@ from hutch_runtime.protocol import EVENT_TYPES
 NAMES = {
     models.Run: "RunWithPrompt",
     models.RunPage: "RunPage",
+    models.Approval: "ApprovalAnswer",
     models.Session: "SessionAnswer",
     models.Container: "ContainerAnswer",
     models.Credential: "StoredCredential",

@@ -60,6 +60,40 @@ async def waits_for_release(run: ScriptedRun) -> AsyncIterator[tuple[str, dict[s
     yield finished(text="beforeafter")
 
 
+def asks_for(approval_id: str, **fields: Any) -> tuple[str, dict[str, Any]]:
+    data = {
+        "approval_id": approval_id,
+        "tool_id": "t1",
+        "kind": "shell",
+        "name": "Bash",
+        "input": {"command": "touch x"},
+        "diff": None,
+        "truncated": False,
+        "timeout_s": 300,
+        **fields,
+    }
+    return "approval.requested", data
+
+
+async def asks(run: ScriptedRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """For as many as the prompt says, at once; ends with what was decided."""
+    yield run.started()
+    ids = [f"apr_{number + 1}" for number in range(int(run.prompt))]
+    for approval_id in ids:
+        run.open[approval_id] = asyncio.get_running_loop().create_future()
+        yield asks_for(approval_id)
+    for approval_id in ids:
+        decided, cancelled = run.open[approval_id], asyncio.create_task(run.cancelled.wait())
+        await asyncio.wait((decided, cancelled), return_when=asyncio.FIRST_COMPLETED)
+        cancelled.cancel()
+        by, said = ("user", decided.result()) if decided.done() else ("cancel", "deny")
+        yield "approval.decided", {"approval_id": approval_id, "decision": said, "by": by}
+    if run.cancelled.is_set():
+        yield finished("cancelled")
+    else:
+        yield finished(text=" ".join(run.open[one].result() for one in ids))
+
+
 @dataclass
 class ScriptedRun:
     runtime: ScriptedRuntime
@@ -71,6 +105,7 @@ class ScriptedRun:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     lines: list[bytes] = field(default_factory=list)
     done: bool = False
+    open: dict[str, asyncio.Future[str]] = field(default_factory=dict)
 
     def started(self) -> tuple[str, dict[str, Any]]:
         return (
@@ -122,11 +157,13 @@ class ScriptedRuntime:
         app.router.add_get("/health", self._health)
         app.router.add_get("/runs/{run_id}/events", self._events)
         app.router.add_post("/runs/{run_id}/cancel", self._cancel)
+        app.router.add_post("/runs/{run_id}/approvals/{approval_id}", self._decide)
         app.router.add_get("/state", self._pack)
         app.router.add_put("/state", self._unpack)
         app.router.add_post("/{provider}", self._prompt)
         if not self.is_old:
             app.router.add_post("/{provider}/with-options", self._prompt)
+            app.router.add_post("/{provider}/with-approvals", self._prompt)
             app.router.add_post("/{provider}/fork", self._fork)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
@@ -225,6 +262,13 @@ class ScriptedRuntime:
         self.files[request.headers["authorization"]] = content
         self.unpacked += 1
         return web.json_response({})
+
+    async def _decide(self, request: web.Request) -> web.Response:
+        run = self.runs[request.match_info["run_id"]]
+        waiting = run.open[request.match_info["approval_id"]]
+        if not waiting.done():
+            waiting.set_result(json.loads(await request.read())["decision"])
+        return web.json_response({"decision": waiting.result(), "by": "user"})
 
     async def _cancel(self, request: web.Request) -> web.Response:
         run = self.runs.get(request.match_info["run_id"])

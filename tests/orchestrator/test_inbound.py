@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hutch.runs.inbound import parse_event
-from hutch_runtime.protocol import EVENT_MAX_BYTES, EVENT_TYPES, Event, ProtocolError
+from hutch_runtime.protocol import (
+    APPROVAL_MAX_BYTES,
+    EVENT_MAX_BYTES,
+    EVENT_TYPES,
+    Event,
+    ProtocolError,
+)
 
 RUN = "run_x"
 GOOD: dict[str, dict[str, Any]] = {
@@ -28,6 +34,17 @@ GOOD: dict[str, dict[str, Any]] = {
     "tool.output": {"tool_id": "t", "text": "x"},
     "tool.finished": {"tool_id": "t", "ok": True, "output": ""},
     "plan": {"items": [{"text": "a", "status": "pending"}]},
+    "approval.requested": {
+        "approval_id": "apr_1",
+        "tool_id": "t",
+        "kind": "edit",
+        "name": "Write",
+        "input": {"a": [1]},
+        "diff": "+x",
+        "truncated": False,
+        "timeout_s": 300,
+    },
+    "approval.decided": {"approval_id": "apr_1", "decision": "always", "by": "user"},
     "usage": {"input_tokens": 1, "output_tokens": 2, "cached_tokens": 0, "cost_usd": 0.5},
     "retrying": {"attempt": 1, "delay_ms": None, "status": 529, "code": "provider_overloaded"},
     "agent.restarted": {"reason": "it died", "how": "resumed"},
@@ -35,6 +52,17 @@ GOOD: dict[str, dict[str, Any]] = {
     "unparsed": {"line": "?"},
     "run.finished": {"stop_reason": "end_turn", "error": None, "text": "", "timings": {}},
 }
+BAD_APPROVALS: list[tuple[str, Any]] = [
+    ("approval_id", "apr_0"),
+    ("approval_id", "apr_1\n"),
+    ("approval_id", "../apr_1"),
+    ("kind", "sudo"),
+    ("input", []),
+    ("input", {"a": "x" * APPROVAL_MAX_BYTES}),
+    ("diff", "x" * (APPROVAL_MAX_BYTES + 1)),
+    ("truncated", 0),
+    ("timeout_s", 1e9),
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -91,6 +119,12 @@ def test_a_field_of_another_kind_is_refused_or_harmless(kind: str, data: st.Data
         raw("tool.started", {**GOOD["tool.started"], "input": "rm"}),
         raw("tool.started", {**GOOD["tool.started"], "kind": "sudo"}),
         raw("tool.started", {**GOOD["tool.started"], "name": "x" * 1000}),
+        *(
+            raw("approval.requested", {**GOOD["approval.requested"], name: value})
+            for name, value in BAD_APPROVALS
+        ),
+        raw("approval.decided", {**GOOD["approval.decided"], "decision": "perhaps"}),
+        raw("approval.decided", {**GOOD["approval.decided"], "by": "root"}),
         raw("usage", {**GOOD["usage"], "input_tokens": -1}),
         raw("usage", {**GOOD["usage"], "cost_usd": float("inf")}),
         raw("run.finished", {**GOOD["run.finished"], "error": {"code": "new", "message": ""}}),

@@ -20,6 +20,7 @@ from hutch_runtime.protocol import (
     read_options,
 )
 from hutch_runtime.providers import claude_permissions, codex_approvals, gemini_permissions
+from hutch_runtime.providers.codex_items import ToolItem
 from tests.runtime.model import Model, running_model
 from tests.runtime.runtime_process import Event, Runtime, running_runtime
 
@@ -48,7 +49,7 @@ class Conversation:
         """Answers what is asked by ``decisions``, in turn; "cancel" ends the run."""
         self.runs += 1
         run_id, waiting = f"r{self.runs}", list(decisions)
-        more = {"provider": self.provider, "session": self.session}
+        more: dict[str, Any] = {"provider": self.provider, "session": self.session}
         if options:
             more["options"] = options
         events = []
@@ -283,7 +284,7 @@ def test_codex_tells_of_files_that_are_made_moved_and_removed() -> None:
         {"path": "/w/x", "kind": {"type": "update", "move_path": "/w/y"}, "diff": "@@\n-c\n+d\n"},
     ]
     method = "item/fileChange/requestApproval"
-    item = codex_approvals.ToolItem("edit", "fileChange", {"changes": changes}, ok=True, output="")
+    item = ToolItem("edit", "fileChange", {"changes": changes}, ok=True, output="")
     asked = codex_approvals.question(method, {"itemId": "i"}, item)
     assert asked.diff == (
         "--- /dev/null\n+++ b/w/new\n@@ -0,0 +1 @@\n+a\n"

@@ -6,13 +6,14 @@ import createClient, { type Client } from "openapi-fetch";
 
 import type { components, paths } from "./api.js";
 import { HutchError, Unreachable, passes, refusal } from "./errors.js";
-import { Decoder, type RunEvent } from "./events.js";
+import { type Decision, Decoder, type RunEvent } from "./events.js";
 
 export { HutchError, Unreachable } from "./errors.js";
-export type { RunEvent } from "./events.js";
+export type { Decision, RunEvent } from "./events.js";
 export type { components, paths } from "./api.js";
 
 export type Run = components["schemas"]["RunAnswer"];
+export type Approval = components["schemas"]["ApprovalAnswer"];
 export type Provider = components["schemas"]["RunRequest"]["provider"];
 export type RunOptions = Partial<Omit<components["schemas"]["RunRequest"], "provider" | "prompt" | "stream" | "wait">> & {
   /** One that a repeat from another process knows, too; else each call has its own. */
@@ -92,6 +93,12 @@ export class Hutch {
 
   async cancel(runId: string): Promise<Run> {
     return this.json<Run>("POST", `/v1/runs/${encodeURIComponent(runId)}/cancel`);
+  }
+
+  /** On what an event `approval.requested` asks for. The first decision counts; the same again does no harm. */
+  async decide(runId: string, approvalId: string, decision: Decision): Promise<Approval> {
+    const path = `/v1/runs/${encodeURIComponent(runId)}/approvals/${encodeURIComponent(approvalId)}`;
+    return this.json<Approval>("POST", path, { decision });
   }
 
   private async *events(

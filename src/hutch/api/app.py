@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from hutch.api import (
     admin,
     agreements,
+    approvals,
     audit,
     container,
     credentials,
@@ -58,6 +59,7 @@ def create_app(running: Callable[[], AbstractAsyncContextManager[Hutch]]) -> Fas
     app.add_middleware(BodyLimit)
     for part in (
         runs,
+        approvals,
         websockets,
         tickets,
         sessions,

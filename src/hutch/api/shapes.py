@@ -17,10 +17,14 @@ from hutch_runtime.protocol import (
     ATTACHMENTS_MAX,
     OPTION_NAMES,
     Attachment,
+    Decider,
+    Decision,
     OptionError,
     Options,
+    PermissionMode,
     Provider,
     StopReason,
+    ToolKind,
     read_attachments,
     read_options,
 )
@@ -81,6 +85,12 @@ class RunRequest(Asked):
     max_cost_usd: float | None = Field(None, description="Ends the run once it has cost more.")
     output_schema: dict[str, Any] | None = Field(
         None, description="A JSON schema, of an object, that the answer fits."
+    )
+    permission_mode: PermissionMode | None = Field(
+        None, description="ask: a person decides what the agent may do. auto, if left out."
+    )
+    approval_timeout_s: float | None = Field(
+        None, description="With ask: what is not decided in so many seconds is denied; 300."
     )
     attachments: list[AttachmentRequest] = Field(
         [],
@@ -210,6 +220,34 @@ class RunWithPrompt(RunAnswer):
 class RunPage(Shape):
     runs: list[RunAnswer]
     next: str | None = Field(description="Send it as `before` for the next page; null at the end.")
+
+
+class DecisionRequest(Asked):
+    decision: Decision = Field(
+        description="always: also what is like it, as long as the CLI remembers."
+    )
+
+
+class ApprovalAnswer(Shape):
+    """What the agent may do only if somebody allows it."""
+
+    id: str
+    run_id: str
+    tool_id: str = Field(description="Of the event tool.started.")
+    kind: ToolKind
+    name: str
+    input: dict[str, Any]
+    diff: str | None = Field(description="Unified, of files that it would change.")
+    truncated: bool = Field(description="input or diff is not whole.")
+    requested_at: Time
+    expires_at: Time = Field(description="Denied then, if nobody has decided.")
+    decision: Decision | None = Field(description="Null while it waits.")
+    by: Decider | None
+    decided_at: Time | None
+
+
+class ApprovalPage(Shape):
+    approvals: list[ApprovalAnswer]
 
 
 class TicketRequest(Asked):

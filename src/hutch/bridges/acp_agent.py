@@ -16,18 +16,12 @@ import acp
 from acp import schema
 from acp.interfaces import Client as Editor
 
+from hutch.bridges.acp_questions import TOOLS, Questions, title
 from hutch.client import ApiError, AsyncClient, ClientError, NotFound
 from hutch.client import events as ev
 from hutch.client.events import Event
 from hutch.client.models import Run
 
-_TOOLS: Final[dict[str, schema.ToolKind]] = {
-    "shell": "execute",
-    "read": "read",
-    "edit": "edit",
-    "search": "search",
-    "fetch": "fetch",
-}
 _STOPS: Final[dict[str, schema.StopReason]] = {
     "end_turn": "end_turn",
     "max_turns": "max_turn_requests",
@@ -35,7 +29,12 @@ _STOPS: Final[dict[str, schema.StopReason]] = {
     "refusal": "refusal",
     "cancelled": "cancelled",
 }
-_TITLE_MAX: Final = 200  # characters
+_MODES: Final = (
+    schema.SessionMode(
+        id="auto", name="Auto", description="The agent does what it wants, inside its container."
+    ),
+    schema.SessionMode(id="ask", name="Ask", description="It asks before it changes something."),
+)
 
 
 @dataclass
@@ -43,15 +42,20 @@ class Conversation:
     session_id: str | None = None  # Hutch's
     run_id: str | None = None  # of the turn under way
     cancelled: bool = False  # before it had an id
+    mode: str = "auto"  # or ask, from its next prompt on
 
 
 class HutchAgent:
     """``acp.Agent``, without the methods that it does not do: those are answered as not found."""
 
-    def __init__(self, client: AsyncClient, provider: str, *, model: str | None = None) -> None:
+    def __init__(
+        self, client: AsyncClient, provider: str, *, model: str | None = None, mode: str = "auto"
+    ) -> None:
+        """``mode``: that a session begins in."""
         self._client = client
         self._provider = provider
         self._model = model
+        self._mode = mode
         self._conversations: dict[str, Conversation] = {}
         self._editor: Editor | None = None
 
@@ -78,8 +82,8 @@ class HutchAgent:
 
     async def new_session(self, **_: Any) -> schema.NewSessionResponse:
         name = f"new_{secrets.token_hex(8)}"
-        self._conversations[name] = Conversation()
-        return schema.NewSessionResponse(session_id=name)
+        self._conversations[name] = Conversation(mode=self._mode)
+        return schema.NewSessionResponse(session_id=name, modes=_modes(self._mode))
 
     async def load_session(self, session_id: str, **_: Any) -> schema.LoadSessionResponse | None:
         """What was said so far, and then it goes on. Also under an id that ``new_session`` gave."""
@@ -94,8 +98,17 @@ class HutchAgent:
             raise acp.RequestError.resource_not_found(session_id) from None
         except ClientError as error:
             raise _refused(error) from None
-        self._conversations[session_id] = known or Conversation(session_id)
-        return schema.LoadSessionResponse()
+        conversation = known or Conversation(session_id, mode=self._mode)
+        self._conversations[session_id] = conversation
+        return schema.LoadSessionResponse(modes=_modes(conversation.mode))
+
+    async def set_session_mode(
+        self, mode_id: str, session_id: str, **_: Any
+    ) -> schema.SetSessionModeResponse:
+        if mode_id not in {mode.id for mode in _MODES}:
+            raise acp.RequestError.invalid_params({"details": "no such mode"})
+        self._conversation(session_id).mode = mode_id
+        return schema.SetSessionModeResponse()
 
     async def list_sessions(self, **_: Any) -> schema.ListSessionsResponse:
         try:
@@ -124,6 +137,7 @@ class HutchAgent:
                 _text(prompt),
                 session_id=conversation.session_id,
                 model=self._model,
+                permission_mode="ask" if conversation.mode == "ask" else None,
             )
             conversation.session_id, conversation.run_id = run.session_id, run.id
             if conversation.cancelled:
@@ -144,15 +158,14 @@ class HutchAgent:
 
     async def _turn(self, session_id: str, run: Run) -> schema.PromptResponse:
         translation = Translation()
-        async for event in self._client.follow(run.id):
-            for update in translation.of(event):
-                await self._tell(session_id, update)
-            if isinstance(event, ev.RunFinished):
-                if event.error:
-                    raise acp.RequestError.internal_error(
-                        {"code": event.error.get("code"), "details": event.error.get("message")}
-                    )
-                return schema.PromptResponse(stop_reason=_STOPS.get(event.stop_reason, "end_turn"))
+        assert self._editor is not None  # noqa: S101  requests come over a connection
+        async with Questions(self._client, self._editor, session_id) as questions:
+            async for event in self._client.follow(run.id):
+                questions.heard(event)
+                for update in translation.of(event):
+                    await self._tell(session_id, update)
+                if isinstance(event, ev.RunFinished):
+                    return _ended(event)
         raise acp.RequestError.internal_error({"details": "the run has no end"})
 
     async def _replay(self, session_id: str, run: Run) -> None:
@@ -171,6 +184,18 @@ class HutchAgent:
         if found is None:
             raise acp.RequestError.resource_not_found(session_id)
         return found
+
+
+def _ended(event: ev.RunFinished) -> schema.PromptResponse:
+    if event.error:
+        raise acp.RequestError.internal_error(
+            {"code": event.error.get("code"), "details": event.error.get("message")}
+        )
+    return schema.PromptResponse(stop_reason=_STOPS.get(event.stop_reason, "end_turn"))
+
+
+def _modes(current: str) -> schema.SessionModeState:
+    return schema.SessionModeState(current_mode_id=current, available_modes=list(_MODES))
 
 
 class Translation:
@@ -194,8 +219,8 @@ class Translation:
                 return [
                     acp.start_tool_call(
                         tool_id,
-                        _title(name, given),
-                        kind=_TOOLS.get(kind, "other"),
+                        title(name, given),
+                        kind=TOOLS.get(kind, "other"),
                         status="in_progress",
                         raw_input=given,
                     )
@@ -230,12 +255,6 @@ def _plan_status(status: str) -> schema.PlanEntryStatus:
 
 def _content(text: str) -> list[Any]:
     return [acp.tool_content(acp.text_block(text))]
-
-
-def _title(name: str, given: dict[str, Any]) -> str:
-    command = given.get("command") or given.get("file_path") or given.get("path")
-    text = " ".join(str(command or name).split())
-    return text if len(text) <= _TITLE_MAX else text[: _TITLE_MAX - 1] + "…"
 
 
 def _text(blocks: list[Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,10 @@ from hutch.config import Settings
 def acp(
     provider: ProviderArgument,
     model: Annotated[str | None, typer.Option(help="A model that the CLI knows.")] = None,
+    permission_mode: Annotated[
+        Literal["auto", "ask"],
+        typer.Option(help="ask: the editor asks you what the agent may change."),
+    ] = "auto",
 ) -> None:
     """Serve an editor that speaks the Agent Client Protocol, on standard input and output."""
     from acp import run_agent  # noqa: PLC0415  only this command needs it
@@ -23,7 +27,7 @@ def acp(
 
     async def serve() -> None:
         async with user_client_later(Settings()) as client:
-            agent: Any = HutchAgent(client, provider, model=model)
+            agent: Any = HutchAgent(client, provider, model=model, mode=permission_mode)
             await run_agent(agent)
 
     asyncio.run(serve())

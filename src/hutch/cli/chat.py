@@ -14,10 +14,12 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from rich.console import Console
 from rich.text import Text
 
+from hutch.cli.approvals import Asking, terminal
 from hutch.cli.markdown import MarkdownView
 from hutch.cli.printable import printable
 from hutch.cli.profile import FOLLOW_FOR_S
-from hutch.cli.run import Plain, Show, follow
+from hutch.cli.run import Plain, follow
+from hutch.cli.show import Show
 from hutch.client import ApiError, Client
 
 _HELP: Final = """\
@@ -26,6 +28,7 @@ Ctrl-C ends the turn, Ctrl-D the conversation.
 /new            begin another session
 /model NAME     another model from now on; without a name the CLI's own
 /session        which session this is
+/ask, /auto     whether the agent asks you before it changes something
 /help           this"""
 
 
@@ -40,6 +43,7 @@ class Chat:
         model: str | None,
         session_id: str | None,
         console: Console,
+        asks: bool = False,
     ) -> None:
         self._client = client
         self._patient = client.with_options(retry_for_s=FOLLOW_FOR_S)
@@ -47,6 +51,7 @@ class Chat:
         self._model = model
         self.session_id = session_id
         self._console = console
+        self._ask = terminal() if asks else None
 
     def say(self, text: str) -> None:
         """A turn, or a command. What the service refuses is told, and ends nothing."""
@@ -60,6 +65,12 @@ class Chat:
             case "/model":
                 self._model = rest.strip() or None
                 self._note(f"The model is {printable(self._model or 'the default of the CLI')}.")
+            case "/ask":
+                self._ask = terminal()
+                self._note("The agent asks you before it changes something.")
+            case "/auto":
+                self._ask = None
+                self._note("The agent does what it wants, inside its container.")
             case "/session":
                 self._note(self.session_id or "None yet: it begins with what you say next.")
             case _:
@@ -67,9 +78,15 @@ class Chat:
 
     def _turn(self, prompt: str) -> None:
         show: Show = MarkdownView(self._console) if self._console.is_terminal else Plain()
+        if self._ask is not None:
+            show = Asking(show, self._client, self._ask)
         try:
             run = self._client.submit(
-                self._provider, prompt, model=self._model, session_id=self.session_id
+                self._provider,
+                prompt,
+                model=self._model,
+                session_id=self.session_id,
+                permission_mode="ask" if self._ask is not None else None,
             )
             self.session_id = run.session_id
             stream = self._patient.follow(run.id)
@@ -84,9 +101,11 @@ class Chat:
         self._console.print(Text(printable(text), style=style))
 
 
-def chat(client: Client, provider: str, *, model: str | None, session_id: str | None) -> None:
+def chat(
+    client: Client, provider: str, *, model: str | None, session_id: str | None, asks: bool
+) -> None:
     console = Console(highlight=False)
-    talk = Chat(client, provider, model=model, session_id=session_id, console=console)
+    talk = Chat(client, provider, model=model, session_id=session_id, console=console, asks=asks)
     ask = _asking(provider)
     while True:
         try:

@@ -7,7 +7,7 @@ import json as json_module
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -84,6 +84,10 @@ Continue = Annotated[
 Seconds = Annotated[
     float | None, typer.Option(help="Seconds to the end, the wait for a container included.")
 ]
+Permission = Annotated[
+    Literal["auto", "ask"] | None,
+    typer.Option(help="ask: you decide what the agent may change. auto, if left out."),
+]
 
 
 @app.command()
@@ -109,6 +113,10 @@ def run(
     schema: Annotated[
         Path | None, typer.Option(help="A file with a JSON schema that the answer has to fit.")
     ] = None,
+    permission_mode: Permission = None,
+    approval_timeout: Annotated[
+        float | None, typer.Option(help="Seconds for each decision; then it is no.")
+    ] = None,
     key: Annotated[
         str | None, typer.Option("--idempotency-key", help="The same key never runs twice.")
     ] = None,
@@ -132,6 +140,8 @@ def run(
         "max_turns": max_turns,
         "max_cost_usd": max_cost,
         "output_schema": prompts.schema(schema),
+        "permission_mode": permission_mode,
+        "approval_timeout_s": approval_timeout,
         "attachments": prompts.attachments(attach or []),
         "idempotency_key": key,
     }
@@ -147,6 +157,7 @@ def chat(
     model: Model = None,
     session: Session = None,
     go_on: Continue = False,
+    permission_mode: Permission = None,
 ) -> None:
     """Talk with an agent: Ctrl-C ends the turn, Ctrl-D the conversation; /help says the rest."""
     from hutch.cli.chat import chat as talk  # noqa: PLC0415  only this command needs it
@@ -155,7 +166,8 @@ def chat(
     with user_client(Settings()) as client:
         if go_on and session is None:
             session = last_session(client, provider)
-        talk(client, provider, model=model, session_id=session)
+        asks = permission_mode == "ask"
+        talk(client, provider, model=model, session_id=session, asks=asks)
 
 
 @app.command()

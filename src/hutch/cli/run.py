@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, Final, Protocol, Unpack
+from typing import Any, Final, Unpack
 
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from hutch.cli.approvals import Asking, terminal
 from hutch.cli.exit_codes import FAILED, INTERRUPTED, OK
 from hutch.cli.printable import printable
 from hutch.cli.profile import FOLLOW_FOR_S
+from hutch.cli.questions import lines
+from hutch.cli.show import Show
 from hutch.client import Client, Stream
 from hutch.client import events as ev
 from hutch.client.events import Event
@@ -27,19 +30,23 @@ WAITS: Final = {
     "memory": "the server is short of memory",
     "others_first": "others have waited longer for a container",
 }
-
-
-class Show(Protocol):
-    def event(self, event: Event) -> None: ...
-    def close(self) -> None: ...
+UNDECIDED: Final = {
+    "timeout": "nobody has decided in time",
+    "cancel": "the run is being ended",
+    "agent": "the agent asks no longer",
+}
 
 
 def run(
     client: Client, provider: str, prompt: str, *, as_json: bool, **options: Unpack[RunOptions]
 ) -> int:
     """Stream a run to the terminal; Ctrl-C cancels it. Returns the exit code."""
+    asks = options.get("permission_mode") == "ask" and not as_json
+    ask = terminal() if asks else None
     begun = client.submit(provider, prompt, **options)
-    show = Json() if as_json else Plain()
+    show: Show = Json() if as_json else Plain()
+    if ask is not None:
+        show = Asking(show, client, ask)
     stream = client.with_options(retry_for_s=FOLLOW_FOR_S).follow(begun.id)
     return _exit_code(follow(stream, show, interrupted=stream.cancel))
 
@@ -189,6 +196,12 @@ class Notes:
                 if not ok:
                     self._note(f"  failed: {brief(output)}", "red")
                 self.working()
+            case ev.ApprovalRequested():
+                self._asked(event)
+            case ev.ApprovalDecided(decision=decision, by=by):
+                if by != "user":
+                    self._note(f"  {decision}: {UNDECIDED.get(by, by)}", "yellow")
+                self.working()
             case ev.Queued(position=position, reason=reason):
                 why = WAITS.get(reason, "it is queued")
                 self._note(f"… waiting, number {position}: {why}", "yellow")
@@ -205,6 +218,14 @@ class Notes:
                     self._note(f"{error.get('message')} ({error.get('code')})", "red")
                 elif reason != "end_turn":
                     self._note(f"The turn ended: {reason}.", "yellow")
+
+    def _asked(self, event: ev.ApprovalRequested) -> None:
+        self.quiet()
+        for line, style in lines(
+            event.kind, event.name, event.input, event.diff, truncated=event.truncated
+        ):
+            self._note(line, style)
+        self._note(f"  ({event.run_id} {event.approval_id})", "dim")
 
     def _note(self, text: str, style: str) -> None:
         self._before()

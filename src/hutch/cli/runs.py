@@ -9,11 +9,14 @@ from typing import Annotated
 
 import typer
 
+from hutch.cli.approvals import Decision
 from hutch.cli.printable import echo, printable
 from hutch.cli.profile import user_client
+from hutch.cli.questions import lines
 from hutch.cli.tables import Json, fields, print_json, table, when
-from hutch.client.models import Run
+from hutch.client.models import Approval, Run
 from hutch.config import Settings
+from hutch.errors import InvalidRequest
 
 app = typer.Typer(no_args_is_help=True, help="Your runs.")
 
@@ -71,6 +74,60 @@ def cancel(run_id: RunId) -> None:
     """End the turn, not the session."""
     with user_client(Settings()) as client:
         echo(client.cancel(run_id).state)
+
+
+ApprovalId = Annotated[
+    str | None, typer.Argument(help="apr_…; the one that waits, if it is the only one.")
+]
+
+
+@app.command()
+def approvals(run_id: RunId, json: Json = False) -> None:
+    """What a run has asked for, and what was decided."""
+    with user_client(Settings()) as client:
+        found = client.approvals(run_id)
+    if json:
+        print_json(found)
+        return
+    for one in found:
+        echo(f"{one.id}: {_decision(one)}")
+        for line, _ in lines(one.kind, one.name, one.input, one.diff, truncated=one.truncated):
+            echo(line)
+
+
+@app.command()
+def approve(
+    run_id: RunId,
+    approval_id: ApprovalId = None,
+    always: Annotated[bool, typer.Option("--always", help="Also what is like it.")] = False,
+) -> None:
+    """Let the agent do what it asks for."""
+    _decide(run_id, approval_id, "always" if always else "allow")
+
+
+@app.command()
+def deny(run_id: RunId, approval_id: ApprovalId = None) -> None:
+    """Do not let it; it is told, and goes on."""
+    _decide(run_id, approval_id, "deny")
+
+
+def _decide(run_id: str, approval_id: str | None, decision: Decision) -> None:
+    with user_client(Settings()) as client:
+        if approval_id is None:
+            waiting = [one.id for one in client.approvals(run_id) if one.decision is None]
+            if len(waiting) != 1:
+                listed = ", ".join(waiting) or "none"
+                raise InvalidRequest(
+                    f"Which? Of this run wait: {listed}.", hint=f"hutch runs approvals {run_id}"
+                )
+            approval_id = waiting[0]
+        echo(_decision(client.decide(run_id, approval_id, decision)))
+
+
+def _decision(approval: Approval) -> str:
+    if approval.decision is None:
+        return f"waits until {when(approval.expires_at)}"
+    return f"{approval.decision}, by {approval.by}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,8 @@ class Endpoints:
     run_page = one(requests.run_page)
     event_page = one(requests.event_page)
     cancel = one(requests.cancel)
+    approvals = one(requests.approvals)
+    decide = one(requests.decide)
     ticket = one(requests.ticket)
 
     sessions = one(requests.sessions)

@@ -101,6 +101,31 @@ class Plan(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRequested(Event):
+    """The agent waits for ``client.decide(run_id, approval_id, "allow")``. ``diff``: unified, of
+    files that it would change; ``truncated``: it, or the input, is not whole.
+    """
+
+    approval_id: str
+    tool_id: str
+    kind: str
+    name: str
+    input: Json
+    diff: str | None
+    truncated: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalDecided(Event):
+    """``decision``: allow, always, deny. ``by``: user, timeout, cancel, agent."""
+
+    approval_id: str
+    decision: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReported(Event):
     input_tokens: int
     output_tokens: int
@@ -154,6 +179,8 @@ TYPES: Final[Mapping[str, type[Event]]] = {
     "tool.output": ToolOutput,
     "tool.finished": ToolFinished,
     "plan": Plan,
+    "approval.requested": ApprovalRequested,
+    "approval.decided": ApprovalDecided,
     "usage": UsageReported,
     "retrying": Retrying,
     "agent.restarted": AgentRestarted,

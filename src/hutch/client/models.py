@@ -47,6 +47,32 @@ class RunAttachment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """What a run's agent may do only if somebody allows it. ``decision``: allow, always, deny, or
+    None while it waits. ``by``: user, timeout, cancel, agent.
+    """
+
+    id: str
+    run_id: str
+    tool_id: str
+    kind: str
+    name: str
+    input: dict[str, Any]
+    diff: str | None
+    truncated: bool
+    requested_at: datetime
+    expires_at: datetime
+    decision: str | None
+    by: str | None
+    decided_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalPage:
+    approvals: tuple[Approval, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """``state``: queued, running, succeeded, failed, cancelled. ``text``: the last block of the
     answer. ``timings``: milliseconds since the request.

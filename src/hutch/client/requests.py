@@ -145,6 +145,20 @@ def cancel(run_id: str) -> Request[models.Run]:
     return Request("POST", path("/v1/runs/{id}/cancel", id=run_id), _run)
 
 
+def approvals(run_id: str) -> Request[tuple[models.Approval, ...]]:
+    """What a run has asked for, in that order; those without a ``decision`` wait."""
+    decode = _then(decoder(models.ApprovalPage), lambda page: page.approvals)
+    return Request("GET", path("/v1/runs/{id}/approvals", id=run_id), decode)
+
+
+def decide(
+    run_id: str, approval_id: str, decision: Literal["allow", "always", "deny"]
+) -> Request[models.Approval]:
+    """Raises ``Conflict`` if it was decided otherwise; the same again does no harm."""
+    where = path("/v1/runs/{id}/approvals/{approval}", id=run_id, approval=approval_id)
+    return Request("POST", where, decoder(models.Approval), json={"decision": decision})
+
+
 def ticket(run_id: str) -> Request[models.Ticket]:
     """Opens the run's events once, from a browser's WebSocket."""
     return Request(

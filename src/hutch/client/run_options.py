@@ -41,6 +41,8 @@ class RunOptions(TypedDict, total=False):
     max_turns: int | None
     max_cost_usd: float | None
     output_schema: Mapping[str, Any] | None
+    permission_mode: str | None  # auto, or ask: then what changes something waits for ``decide``
+    approval_timeout_s: float | None
     attachments: Sequence[Attachment]
     idempotency_key: str | None  # one that a repeat from another process knows, too
 

@@ -19,6 +19,7 @@ from hutch.errors import HutchError, NeedsLogin, Unavailable
 from hutch.exits.service import Exits
 from hutch.gateway.base import Failure
 from hutch.logins.service import Logins
+from hutch.runs.approvals import Ledger
 from hutch.runs.inbound import Inbound, parse_event
 from hutch.runs.log import RunLog
 from hutch.runs.models import Run, RunState, Session, Standing
@@ -26,7 +27,7 @@ from hutch.runs.rows import RunRows
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
 from hutch.sandboxes.service import Sandboxes
-from hutch_runtime.protocol import MIB, RUN_MAX_BYTES, ProtocolError, StopReason
+from hutch_runtime.protocol import MIB, RUN_MAX_BYTES, Decision, ProtocolError, StopReason
 
 _log = structlog.get_logger()
 _T = TypeVar("_T")
@@ -42,6 +43,7 @@ _RETRY_S: Final = 0.1
 _CANCEL_S: Final = 15.0  # the runtime kills an agent that does not end its turn within 5
 # The runtime bounds a run's output itself; this is for one that does not.
 _BYTES_MAX: Final = RUN_MAX_BYTES + 4 * MIB
+_DECISION_S: Final = 10.0  # in which a sandbox has to take one; a run that a restart took up, too
 
 
 class _Ended(Exception):
@@ -86,6 +88,7 @@ class Dispatch:
         self._logins = logins
         self._exits = exits
         self._clock = clock
+        self.approvals = Ledger(run.id, log.entries)
         self._sandbox: Sandbox | None = None
         self._cancel = asyncio.Event()
         self._timed_out = False
@@ -100,6 +103,25 @@ class Dispatch:
 
     def cancel(self) -> None:
         self._cancel.set()
+
+    async def decide(self, approval_id: str, decision: Decision) -> Decision:
+        """Tell the sandbox, which takes the first one that it hears; what was decided. The run's
+        log tells of it when the sandbox does. Raises ``Unavailable``.
+        """
+        try:
+            async with asyncio.timeout(_DECISION_S):
+                while True:
+                    with contextlib.suppress(RuntimeUnreachable):
+                        if self._sandbox is not None:
+                            return await self._runtime.decide(
+                                self._sandbox, self.run.id, approval_id, decision
+                            )
+                    await asyncio.sleep(_RETRY_S)
+        except (TimeoutError, RuntimeRefused):
+            raise Unavailable(
+                "The container does not take the decision.",
+                hint="Ask for the run: it may have ended. Deciding again does no harm.",
+            ) from None
 
     def tell_queued(self, standing: Standing) -> None:
         """Why it waits, and where in the line, unless it has begun or ended by now."""
@@ -293,6 +315,7 @@ class Dispatch:
             raise ProtocolError("more output than a run may have")
         if self._first_event_ms is None and event.type != "run.started":
             self._first_event_ms = self._elapsed_ms()
+        self.approvals.take(event.type, event.data, self._clock.now())
         match event.type:
             case "run.finished":
                 await self._finish(event)
@@ -470,8 +493,8 @@ class Dispatch:
         if refused.status == 404 and not refused.code:
             return _Ended(
                 "not_supported",
-                "The container is of an older image, which knows neither options nor attachments. "
-                "DELETE /v1/container, or wait until it is replaced.",
+                "The container is of an older image, which knows no options, no attachments or no "
+                "approvals. DELETE /v1/container, or wait until it is replaced.",
             )
         return _Ended(refused.code or "runtime_error", refused.message or "The runtime refused.")
 

@@ -14,6 +14,11 @@ from typing import Any, Final
 
 from hutch_runtime.protocol import (
     AGENT_ORIGINS,
+    APPROVAL_ID,
+    APPROVAL_MAX_BYTES,
+    APPROVAL_TIMEOUT_MAX_S,
+    DECIDERS,
+    DECISIONS,
     ERROR_CODES,
     EVENT_MAX_BYTES,
     EVENT_TYPES,
@@ -117,6 +122,19 @@ def _shallow(value: Any, depth: int) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_approval_id(value: Any) -> bool:
+    return isinstance(value, str) and APPROVAL_ID.fullmatch(value) is not None
+
+
+def _is_readable(value: Any) -> bool:
+    """What somebody can be expected to read before a decision: an object of bounded size."""
+    return _is_object(value) and len(json.dumps(value)) <= APPROVAL_MAX_BYTES
+
+
 def _is_plan(value: Any) -> bool:
     statuses = {"pending", "in_progress", "completed"}
     return (
@@ -169,10 +187,25 @@ _FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "tool.output": {"tool_id": _is_name, "text": _is_text},
     "tool.finished": {
         "tool_id": _is_name,
-        "ok": lambda value: isinstance(value, bool),
+        "ok": _is_bool,
         "output": _is_text,
     },
     "plan": {"items": _is_plan},
+    "approval.requested": {
+        "approval_id": _is_approval_id,
+        "tool_id": _is_name,
+        "kind": _one_of(TOOL_KINDS),
+        "name": _is_name,
+        "input": _is_readable,
+        "diff": _or_null(lambda value: _is_text(value) and len(value) <= APPROVAL_MAX_BYTES),
+        "truncated": _is_bool,
+        "timeout_s": lambda value: _is_amount(value) and value <= APPROVAL_TIMEOUT_MAX_S,
+    },
+    "approval.decided": {
+        "approval_id": _is_approval_id,
+        "decision": _one_of(DECISIONS),
+        "by": _one_of(DECIDERS),
+    },
     "usage": {
         "input_tokens": _is_count,
         "output_tokens": _is_count,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
-from hutch_runtime.protocol import Provider, StopReason
+from hutch_runtime.protocol import Decider, Decision, Provider, StopReason, ToolKind
 
 RunState: TypeAlias = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 FINISHED: Final[frozenset[RunState]] = frozenset({"succeeded", "failed", "cancelled"})
@@ -77,6 +77,27 @@ class Run:
     @property
     def finished(self) -> bool:
         return self.state in FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What a run's agent may do only if a person allows it. ``decision`` is None while it waits,
+    and where the run ended before it was decided.
+    """
+
+    id: str
+    run_id: str
+    tool_id: str
+    kind: ToolKind
+    name: str
+    input: dict[str, Any]
+    diff: str | None
+    truncated: bool  # input or diff is not whole
+    requested_at: float
+    expires_at: float
+    decision: Decision | None = None
+    by: Decider | None = None
+    decided_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

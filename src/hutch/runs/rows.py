@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
@@ -161,7 +162,12 @@ class RunRows:
         return [_run(row) for row in await self._database.all(query)]
 
     async def events(
-        self, run_id: str, *, after: int = 0, limit: int | None = None
+        self,
+        run_id: str,
+        *,
+        after: int = 0,
+        limit: int | None = None,
+        types: AbstractSet[str] | None = None,
     ) -> list[LogEntry]:
         query = (
             select(run_events)
@@ -169,6 +175,8 @@ class RunRows:
             .order_by(run_events.c.seq)
             .limit(limit)
         )
+        if types is not None:
+            query = query.where(run_events.c.type.in_(types))
         return [LogEntry(**row._mapping) for row in await self._database.all(query)]  # noqa: SLF001  (SQLAlchemy's public name for it)
 
     async def session(self, user_id: str, session_id: str) -> Session | None:

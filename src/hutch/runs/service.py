@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import structlog
@@ -21,6 +21,7 @@ from hutch.accounts.agreements import Agreements
 from hutch.accounts.tiers import Limits
 from hutch.clock import Clock
 from hutch.errors import (
+    ApprovalDecided,
     IdempotencyMismatch,
     InvalidRequest,
     NotFound,
@@ -33,9 +34,10 @@ from hutch.errors import (
 from hutch.exits.service import Exits
 from hutch.ids import is_id, new_id
 from hutch.logins.service import Logins
+from hutch.runs.approvals import TYPES, Ledger
 from hutch.runs.dispatch import Dispatch
 from hutch.runs.log import RunLog
-from hutch.runs.models import LogEntry, Run, Session, Standing
+from hutch.runs.models import Approval, LogEntry, Run, Session, Standing
 from hutch.runs.queue import RunQueue
 from hutch.runs.rows import RunRows
 from hutch.runs.sessions import Sessions, no_session
@@ -48,6 +50,7 @@ from hutch_runtime.protocol import (
     PROVIDERS,
     SUPPORTED,
     Attachment,
+    Decision,
     Options,
     Provider,
     unsupported,
@@ -298,6 +301,47 @@ class Runs:
             if live is not None:
                 live.cancel()
         return await self.get(user_id, run_id)
+
+    async def approvals(self, user_id: str, run_id: str) -> list[Approval]:
+        """What the run has asked for, in that order. Raises ``NotFound``."""
+        run = await self.get(user_id, run_id)
+        return (await self._ledger(run)).all()
+
+    async def decide(
+        self, user_id: str, run_id: str, approval_id: str, decision: Decision
+    ) -> Approval:
+        """The first decision counts, and saying it again does no harm. Raises ``NotFound``,
+        ``ApprovalDecided``, ``Unavailable``.
+        """
+        run = await self.get(user_id, run_id)
+        approval = (await self._ledger(run)).get(approval_id)
+        if approval is None:
+            raise NotFound(
+                "This run has asked for no such approval.",
+                hint=f"GET /v1/runs/{run_id}/approvals lists them.",
+            )
+        live = self._live.get(run_id)
+        decided = approval.decision
+        if decided is None and live is not None and not live.run.finished:
+            decided = await live.decide(approval_id, decision)
+            approval = live.approvals.get(approval_id) or approval
+        if decided is None:
+            raise ApprovalDecided(
+                "The run has ended, and this was never decided.", hint="Nothing was done."
+            )
+        if decided != decision:
+            raise ApprovalDecided(
+                f"It was decided before: {decided}.", hint="Cancel the run if that is wrong."
+            )
+        if approval.decision is None:  # the sandbox has taken it, and tells of it in a moment
+            approval = replace(approval, decision=decided, by="user", decided_at=self._clock.now())
+        return approval
+
+    async def _ledger(self, run: Run) -> Ledger:
+        live = self._live.get(run.id)
+        if live is not None:
+            return live.approvals
+        return Ledger(run.id, await self._rows.events(run.id, types=TYPES))
 
     async def end_all(self, user_id: str) -> None:
         """Cancel whatever the user has under way, and wait until it has ended."""

@@ -15,7 +15,14 @@ from typing import Any, Final
 import aiohttp
 
 from hutch.sandboxes.models import Sandbox
-from hutch_runtime.protocol import EVENT_MAX_BYTES, KIB, Attachment, Provider
+from hutch_runtime.protocol import (
+    DECISIONS,
+    EVENT_MAX_BYTES,
+    KIB,
+    Attachment,
+    Decision,
+    Provider,
+)
 
 _CONNECT_S: Final = 5
 _ANSWER_S: Final = 10  # for calls that answer at once
@@ -63,6 +70,18 @@ class RuntimeClient:
     async def cancel(self, sandbox: Sandbox, run_id: str) -> None:
         await self.call(sandbox, "POST", f"/runs/{run_id}/cancel")
 
+    async def decide(
+        self, sandbox: Sandbox, run_id: str, approval_id: str, decision: Decision
+    ) -> Decision:
+        """What was decided: this, or what was before it. Repeating it is right."""
+        path = f"/runs/{run_id}/approvals/{approval_id}"
+        answer = await self.call(sandbox, "POST", path, body={"decision": decision})
+        decided = answer.get("decision")
+        for known in DECISIONS:
+            if decided == known:
+                return known
+        raise RuntimeUnreachable("an answer that is no decision")
+
     @asynccontextmanager
     async def prompt(
         self,
@@ -77,7 +96,7 @@ class RuntimeClient:
         attachments: Sequence[Attachment] = (),
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Start the run, or attach to it if it has started; yields each event's JSON. A runtime
-        from before there were options refuses them with 404 and no code.
+        from before there were options, or approvals, refuses them with 404 and no code.
         """
         body: dict[str, Any] = {
             "run_id": run_id,
@@ -85,10 +104,13 @@ class RuntimeClient:
             "model": model,
             "session": session,
         }
-        path = f"/{provider}"
+        path, options = f"/{provider}", dict(options or {})
+        asks = options.get("permission_mode") == "ask"
+        if not asks:  # as any runtime does by itself
+            options.pop("permission_mode", None)
         if options or attachments:
-            path = f"/{provider}/with-options"
-            body |= {"options": options or {}, "attachments": [*map(_carried, attachments)]}
+            path += "/with-approvals" if asks else "/with-options"
+            body |= {"options": options, "attachments": [*map(_carried, attachments)]}
         # As a file: aiohttp writes a large one piece by piece, and warns of large bytes.
         data = io.BytesIO(json.dumps(body).encode())
         async with self._stream(sandbox, "POST", path, data=data) as events:
