@@ -39,7 +39,7 @@ def test_an_agent_does_what_was_allowed_and_nothing_else(
             known = client.approvals(run.id)
             assert [(one.decision, one.by) for one in known] == ends
             if ends:
-                other = "deny" if ends[0][0] == "allow" else "allow"
+                other: Decision = "deny" if ends[0][0] == "allow" else "allow"
                 with pytest.raises(Conflict, match="approval_decided"):
                     client.decide(run.id, "apr_1", other)
             return ends

@@ -1122,6 +1122,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/runs/{run_id}/approvals": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Approvals
+         * @description What the run has asked for, in that order, decided or not.
+         */
+        get: operations["list_approvals_v1_runs__run_id__approvals_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/runs/{run_id}/approvals/{approval_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Decide Approval
+         * @description Allow or deny it. The first decision counts; saying the same again does no harm.
+         */
+        post: operations["decide_approval_v1_runs__run_id__approvals__approval_id__post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/runs/{run_id}/cancel": {
         parameters: {
             query?: never;
@@ -1468,6 +1508,63 @@ export interface components {
             message: string;
             /** Type */
             type: string;
+        };
+        /**
+         * ApprovalAnswer
+         * @description What the agent may do only if somebody allows it.
+         */
+        ApprovalAnswer: {
+            /** By */
+            by: ("user" | "timeout" | "cancel" | "agent") | null;
+            /** Decided At */
+            decided_at: string | null;
+            /**
+             * Decision
+             * @description Null while it waits.
+             */
+            decision: ("allow" | "always" | "deny") | null;
+            /**
+             * Diff
+             * @description Unified, of files that it would change.
+             */
+            diff: string | null;
+            /**
+             * Expires At
+             * @description Denied then, if nobody has decided.
+             */
+            expires_at: string;
+            /** Id */
+            id: string;
+            /** Input */
+            input: {
+                [key: string]: unknown;
+            };
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "shell" | "read" | "edit" | "search" | "fetch" | "mcp" | "other";
+            /** Name */
+            name: string;
+            /** Requested At */
+            requested_at: string;
+            /** Run Id */
+            run_id: string;
+            /**
+             * Tool Id
+             * @description Of the event tool.started.
+             */
+            tool_id: string;
+            /**
+             * Truncated
+             * @description input or diff is not whole.
+             */
+            truncated: boolean;
+        };
+        /** ApprovalPage */
+        ApprovalPage: {
+            /** Approvals */
+            approvals: components["schemas"]["ApprovalAnswer"][];
         };
         /** AttachmentAnswer */
         AttachmentAnswer: {
@@ -1876,6 +1973,15 @@ export interface components {
             what: string;
             /** Why */
             why: string;
+        };
+        /** DecisionRequest */
+        DecisionRequest: {
+            /**
+             * Decision
+             * @description always: also what is like it, as long as the CLI remembers.
+             * @enum {string}
+             */
+            decision: "allow" | "always" | "deny";
         };
         /**
          * DeletionAnswer
@@ -3042,6 +3148,11 @@ export interface components {
              */
             append_system_prompt?: string | null;
             /**
+             * Approval Timeout S
+             * @description With ask: what is not decided in so many seconds is denied; 300.
+             */
+            approval_timeout_s?: number | null;
+            /**
              * Attachments
              * @description Files for the agent, at most 5 MB together; images are shown to the model.
              * @default []
@@ -3069,6 +3180,11 @@ export interface components {
             output_schema?: {
                 [key: string]: unknown;
             } | null;
+            /**
+             * Permission Mode
+             * @description ask: a person decides what the agent may do. auto, if left out.
+             */
+            permission_mode?: ("auto" | "ask") | null;
             /**
              * Prompt
              * @description At most 1 MB of UTF-8.
@@ -12187,6 +12303,277 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RunWithPrompt"];
+                };
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: prompt_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    list_approvals_v1_runs__run_id__approvals_get: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalPage"];
+                };
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: prompt_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    decide_approval_v1_runs__run_id__approvals__approval_id__post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path: {
+                run_id: string;
+                approval_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DecisionRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApprovalAnswer"];
                 };
             };
             /** @description Codes: invalid_request, … */
