@@ -93,6 +93,16 @@ def test_anything_is_an_event_or_a_protocol_error(line: bytes) -> None:
         parse_event(line, run_id=RUN)
 
 
+@pytest.mark.parametrize("depth", [40, 300, 800, 990])
+def test_no_depth_of_what_is_passed_over_overflows_a_stack(depth: int) -> None:
+    deep = b"[" * depth + b"]" * depth
+    line = raw("text", {"text": "a\ud800", "more": 0}).replace(b'"more": 0', b'"more": ' + deep)
+    try:
+        assert parse_event(line, run_id=RUN).data == {"text": "a?"}
+    except ProtocolError:
+        assert depth > 40
+
+
 @given(st.sampled_from(sorted(GOOD)), st.data())
 def test_a_field_of_another_kind_is_refused_or_harmless(kind: str, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(GOOD[kind])))
@@ -131,6 +141,14 @@ def test_a_field_of_another_kind_is_refused_or_harmless(kind: str, data: st.Data
         raw("run.finished", {**GOOD["run.finished"], "stop_reason": "bored"}),
         raw("text", {"text": "x" * EVENT_MAX_BYTES}),
         b"[" * 100_000,
+        raw("text", {"text": "a"}).replace(b"1.0", b"1" + b"0" * 400),  # no float holds it
+        raw("text", {"text": "a"}).replace(b"1.0", b"1e400"),
+        b'{"run_id":"run_x","seq":1,"time":1,"type":"text","text":"\xed\xa0\x80"}',
+        raw("text", {"text": "a"}).decode().encode("utf-16"),
+        raw("plan", {"items": [{"text": "a", "status": []}]}),
+        raw("run.finished", {**GOOD["run.finished"], "error": {"code": [], "message": ""}}),
+        raw("tool.started", {**GOOD["tool.started"], "input": {"a": 10**40}}),
+        raw("tool.started", {**GOOD["tool.started"], "input": {"a": float("nan")}}),
     ],
 )
 def test_bad_events_are_refused(line: bytes) -> None:

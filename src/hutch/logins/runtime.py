@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeGuard
 
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeUnreachable
@@ -21,6 +21,7 @@ _SWITCH_S: Final = 30.0  # agents end and start again
 _START_S: Final = 60.0  # of a CLI that signs in
 _TEXT_MAX: Final = 4096
 _HISTORY_MAX: Final = 256
+_TIME_MAX: Final = 1e11  # Unix seconds: the year 5138
 NOTHING_SHA256: Final = hashlib.sha256(b"").hexdigest()
 
 
@@ -116,8 +117,13 @@ def _sign_in(said: dict[str, Any]) -> SignIn:
         _printable(said.get("reason")),
         _printable(said.get("url")),
         _printable(said.get("code")),
-        float(expires_at) if isinstance(expires_at, int | float) else 0.0,
+        float(expires_at) if _is_time(expires_at) else 0.0,
     )
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    """One that people have a date for."""
+    return isinstance(value, int | float) and 0 <= value <= _TIME_MAX
 
 
 def _printable(text: object) -> str:

@@ -21,6 +21,7 @@ from hutch.gateway.base import Failure
 from hutch.logins.service import Logins
 from hutch.runs.approvals import Ledger
 from hutch.runs.inbound import Inbound, parse_event
+from hutch.runs.intake import Intake
 from hutch.runs.log import RunLog
 from hutch.runs.models import Run, RunState, Session, Standing
 from hutch.runs.rows import RunRows
@@ -97,6 +98,7 @@ class Dispatch:
         self._patience = asyncio.timeout(None)
         self._limited = True  # while that limit is in force
         self._bytes = 0
+        self._intake = Intake()
         self._first_event_ms: float | None = None
         if run.cancel_requested:
             self._cancel.set()
@@ -278,6 +280,7 @@ class Dispatch:
             async for raw in events:
                 if await self._take(parse_event(raw, run_id=self.run.id), len(raw)):
                     return True
+                await self._intake.took()
         return False
 
     @contextlib.asynccontextmanager

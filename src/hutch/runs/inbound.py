@@ -7,11 +7,12 @@ encoded. Anything else raises ``ProtocolError`` and ends the run; nothing is rep
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hutch.sandboxes.untrusted import read_json
 from hutch_runtime.protocol import (
     AGENT_ORIGINS,
     APPROVAL_ID,
@@ -47,19 +48,15 @@ def parse_event(raw: bytes, *, run_id: str) -> Inbound:
     if len(raw) > EVENT_MAX_BYTES:
         raise ProtocolError("an event that is too large")
     try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise ProtocolError("an event that is not JSON") from None
-    if not isinstance(value, dict):
-        raise ProtocolError("an event that is not an object")
-    if b"\\u" in raw:  # only an escape can smuggle in half of a surrogate pair
-        value = _encodable(value)
+        value: Any = read_json(raw)
+    except ValueError as error:
+        raise ProtocolError(f"an event that cannot be read: {error}") from None
     if value.get("run_id") != run_id:
         raise ProtocolError("an event of another run")
     seq, time, kind = value.get("seq"), value.get("time"), value.get("type")
     if not _is_count(seq) or seq < 1:
         raise ProtocolError("an event without a number")
-    if not isinstance(time, int | float) or isinstance(time, bool) or not math.isfinite(time):
+    if not isinstance(time, int | float) or isinstance(time, bool):
         raise ProtocolError("an event without a time")
     if not isinstance(kind, str) or kind not in EVENT_TYPES:
         raise ProtocolError("an event of an unknown type")
@@ -68,17 +65,8 @@ def parse_event(raw: bytes, *, run_id: str) -> Inbound:
         if not check(value.get(name)):
             raise ProtocolError(f"a {kind} event with a bad {name}")
         data[name] = value.get(name)
-    return Inbound(int(seq), float(time), kind, data)
-
-
-def _encodable(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, list):
-        return [_encodable(item) for item in value]
-    if isinstance(value, dict):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
-    return value
+    # There may be a hundred thousand of them, each with a copy of its own.
+    return Inbound(int(seq), float(time), sys.intern(kind), data)
 
 
 def _is_text(value: Any) -> bool:
@@ -119,7 +107,7 @@ def _shallow(value: Any, depth: int) -> bool:
         return depth > 0 and all(_shallow(item, depth - 1) for item in value.values())
     if isinstance(value, list):
         return depth > 0 and all(_shallow(item, depth - 1) for item in value)
-    return not isinstance(value, float) or math.isfinite(value)
+    return True
 
 
 def _is_bool(value: Any) -> bool:
@@ -144,6 +132,7 @@ def _is_plan(value: Any) -> bool:
             isinstance(item, dict)
             and item.keys() == {"text", "status"}
             and isinstance(item["text"], str)
+            and isinstance(item["status"], str)
             and item["status"] in statuses
             for item in value
         )
@@ -154,6 +143,7 @@ def _is_error(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and value.keys() == {"code", "message"}
+        and isinstance(value["code"], str)
         and value["code"] in ERROR_CODES
         and isinstance(value["message"], str)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -15,8 +16,10 @@ from typing import Any, Final
 import aiohttp
 
 from hutch.sandboxes.models import Sandbox
+from hutch.sandboxes.untrusted import read_json
 from hutch_runtime.protocol import (
     DECISIONS,
+    ERROR_CODES,
     EVENT_MAX_BYTES,
     KIB,
     Attachment,
@@ -30,6 +33,9 @@ _SILENCE_S: Final = 60  # the runtime sends a heartbeat every 15 s
 # A hundred megabytes take a second or two; a busy host is slower.
 _STATE: Final = aiohttp.ClientTimeout(total=120, connect=_CONNECT_S, sock_read=30)
 _BODY_MAX: Final = 256 * KIB
+_HEAD_S: Final = 60  # of a stream; informational answers before it would never end
+# Of a stream, beyond as many bytes as its events have: heartbeats of hours, or a moment of a flood.
+_IDLE_BYTES_MAX: Final = 64 * KIB
 
 
 class RuntimeUnreachable(Exception):
@@ -156,8 +162,15 @@ class RuntimeClient:
         self, sandbox: Sandbox, method: str, path: str, **options: Any
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_S, sock_read=_SILENCE_S)
-        async with self._request(sandbox, method, path, timeout=timeout, **options) as response:
-            yield sse_data(response.content.iter_any())
+        try:
+            async with (
+                asyncio.timeout(_HEAD_S) as patience,
+                self._request(sandbox, method, path, timeout=timeout, **options) as response,
+            ):
+                patience.reschedule(None)
+                yield sse_data(response.content.iter_any())
+        except TimeoutError as error:
+            raise RuntimeUnreachable("no answer") from error
 
     @asynccontextmanager
     async def _request(
@@ -168,6 +181,7 @@ class RuntimeClient:
                 trust_env=False,  # never through a proxy of the operator's
                 cookie_jar=aiohttp.DummyCookieJar(),
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=300),
+                auto_decompress=False,  # no runtime compresses; bounds are of bytes as they came
             )
         url = f"http://{sandbox.address}:{sandbox.port}{path}"
         key = runtime_key(self._secret, sandbox.incarnation)
@@ -197,10 +211,12 @@ def _carried(attachment: Attachment) -> dict[str, str]:
 async def sse_data(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The data of each server-sent event; comments and other fields are passed over.
 
-    Raises ``RuntimeUnreachable`` for a line longer than an event may be.
+    Raises ``RuntimeUnreachable`` for a line longer than an event may be, and for a flood of what is
+    passed over: it would cost this process its time, and no run its allowance.
     """
     buffer = bytearray()
     scanned = 0
+    idle = 0
     async for chunk in chunks:
         buffer += chunk
         while (end := buffer.find(b"\n", scanned)) >= 0:
@@ -208,7 +224,12 @@ async def sse_data(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             del buffer[: end + 1]
             scanned = 0
             if line.startswith(b"data:"):
+                idle -= len(line)
                 yield line[5:].strip()
+            else:
+                idle += len(line) + 1
+                if idle > _IDLE_BYTES_MAX:
+                    raise RuntimeUnreachable("a stream with next to nothing in it")
         scanned = len(buffer)
         if scanned > EVENT_MAX_BYTES:
             raise RuntimeUnreachable("an event of more than the allowed size")
@@ -229,18 +250,16 @@ def _refusal(status: int, body: bytes) -> RuntimeRefused:
     except RuntimeUnreachable:  # a runtime of another version may not know the path
         error = None
     error = error if isinstance(error, dict) else {}
+    code = error.get("code")
     return RuntimeRefused(
         status,
-        str(error.get("code", "")).replace("\0", "")[:64],
+        code if isinstance(code, str) and code in ERROR_CODES else "",
         str(error.get("message", f"the runtime answered with status {status}"))[:2000],
     )
 
 
 def _json(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise RuntimeUnreachable("an answer that is not a JSON object")
-    return value
+        return read_json(body)
+    except ValueError as error:
+        raise RuntimeUnreachable(f"an answer that cannot be read: {error}") from None
