@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hutch.offline_model.behaviour import Action, Answer, WriteFile
+from hutch.offline_model.behaviour import Action, Answer, CallTool, WriteFile
 from hutch.offline_model.conversation import (
     Conversation,
     Malformed,
@@ -154,6 +154,9 @@ def _blocks(conversation: Conversation, answer: Answer) -> list[dict[str, Any]]:
 
 
 def _call(action: Action, tools: frozenset[str]) -> dict[str, Any] | None:
+    if isinstance(action, CallTool):
+        # Not among the tools: Claude Code tells of them in a text, and gives their schemas later.
+        return {"name": f"mcp__{action.server}__{action.tool}", "input": dict(action.arguments)}
     # Write takes absolute paths only.
     if isinstance(action, WriteFile) and "Write" in tools and action.path.startswith("/"):
         return {"name": "Write", "input": {"file_path": action.path, "content": action.content}}

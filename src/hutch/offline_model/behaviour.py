@@ -6,6 +6,7 @@ word                              effect
 ``[[recall]]``                    list the earlier user texts of the conversation
 ``[[tool:write PATH CONTENT]]``   call a tool that writes the file, answer after its result
 ``[[tool:shell COMMAND]]``        call the shell tool, answer after its result
+``[[tool:mcp SERVER TOOL JSON]]``   call a tool of that MCP server with these arguments
 ``[[reasoning]]``                 reasoning before the answer
 ``[[text:N]]``                    an answer of exactly N bytes (at most 16 MB)
 ``[[slow:N,MS]]``                 N more tokens, MS milliseconds apart
@@ -23,8 +24,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from hutch.offline_model.conversation import Conversation, estimate_tokens, sample
 
@@ -51,7 +53,16 @@ class Shell:
     command: str
 
 
-Action: TypeAlias = WriteFile | Shell
+@dataclass(frozen=True, slots=True)
+class CallTool:
+    """One of an MCP server's."""
+
+    server: str
+    tool: str
+    arguments: Mapping[str, Any]
+
+
+Action: TypeAlias = WriteFile | Shell | CallTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,4 +198,14 @@ def _action(argument: str) -> Action | None:
     if kind == "write":
         path, _, content = rest.partition(" ")
         return WriteFile(path, content) if path else None
-    return None
+    return _tool_call(rest) if kind == "mcp" else None
+
+
+def _tool_call(argument: str) -> CallTool | None:
+    server, _, rest = argument.partition(" ")
+    tool, _, arguments = rest.partition(" ")
+    try:
+        given = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return None
+    return CallTool(server, tool, given) if tool and isinstance(given, dict) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hutch.offline_model.behaviour import Action, Answer, WriteFile
+from hutch.offline_model.behaviour import Action, Answer, CallTool, WriteFile
 from hutch.offline_model.conversation import (
     Conversation,
     Malformed,
@@ -114,6 +114,9 @@ def _last_part(conversation: Conversation, answer: Answer) -> dict[str, Any] | N
 
 
 def _call(action: Action, tools: frozenset[str]) -> dict[str, Any] | None:
+    if isinstance(action, CallTool):
+        name = f"mcp_{action.server}_{action.tool}"
+        return {"name": name, "args": dict(action.arguments)} if name in tools else None
     if isinstance(action, WriteFile) and "write_file" in tools:
         return {
             "name": "write_file",

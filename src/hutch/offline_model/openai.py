@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any, Final
 
-from hutch.offline_model.behaviour import Action, Answer
+from hutch.offline_model.behaviour import Action, Answer, CallTool
 from hutch.offline_model.conversation import (
     Conversation,
     Malformed,
@@ -172,8 +172,15 @@ def _items(conversation: Conversation, answer: Answer) -> list[dict[str, Any]]:
 
 def _call(action: Action, tools: frozenset[str]) -> dict[str, Any] | None:
     """A call of whichever shell tool this model and version were given."""
-    command = shell_command(action)
     ids = {"call_id": new_id("call_"), "status": "completed"}
+    if isinstance(action, CallTool):
+        if "exec" not in tools:
+            return None
+        given = json.dumps(action.arguments)
+        code = f"text(await tools.mcp__{action.server}__{action.tool}({given}))"
+        item = {"type": "custom_tool_call", "id": new_id("ctc_"), "name": "exec", "input": code}
+        return {**item, **ids}
+    command = shell_command(action)
     if "exec" in tools:
         code = f"text((await tools.exec_command({json.dumps({'cmd': command})})).output)"
         item = {"type": "custom_tool_call", "id": new_id("ctc_"), "name": "exec", "input": code}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-from hutch.offline_model.behaviour import Action, Answer, Shell
+from hutch.offline_model.behaviour import Answer, Shell, WriteFile
 from hutch.offline_model.conversation import Conversation
 
 
@@ -60,7 +60,7 @@ def unnamed_event(data: Mapping[str, Any]) -> bytes:
     return f"data: {json.dumps(data)}\n\n".encode()
 
 
-def shell_command(action: Action) -> str:
+def shell_command(action: Shell | WriteFile) -> str:
     """The action as the shell text that a model would write: this is model output, run only by a
     CLI in its sandbox; Hutch itself runs argv lists.
     """
