@@ -159,6 +159,7 @@ class SharedProcess:
         self._begin = begin
         self._greet = greet
         self._process: RpcProcess | None = None
+        self._coming: RpcProcess | None = None  # not ready yet
         self._starting = asyncio.Lock()
         self._closed = False
 
@@ -178,7 +179,10 @@ class SharedProcess:
                 await self._process.close()
 
     async def close(self) -> None:
+        """Also one that is still starting: an MCP server that hangs would hold it up."""
         self._closed = True
+        if self._coming is not None:
+            self._coming.kill()
         await self.rest()
 
     async def _start(self) -> RpcProcess:
@@ -187,6 +191,7 @@ class SharedProcess:
         except OSError as error:
             raise AgentStartFailed(f"could not be started: {error.strerror or error}") from error
         ready = False
+        self._coming = process
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._greet(process)
@@ -199,6 +204,7 @@ class SharedProcess:
         except RpcError as error:
             raise AgentStartFailed(f"refused to start: {error.message}") from error
         finally:
+            self._coming = None
             if not ready:
                 process.kill()
         return process
