@@ -66,6 +66,7 @@ from hutch.gateway.base import GatewayControl
 from hutch.gateway.client import GatewayClient
 from hutch.load import Load, ProcLoad
 from hutch.logins.service import SIGN_IN_HOSTS, Logins
+from hutch.mcp_servers.service import McpServers
 from hutch.rollouts.rows import RolloutRows
 from hutch.rollouts.service import Rollouts
 from hutch.runs.queue import RunQueue
@@ -127,6 +128,7 @@ class Hutch:
     sources: Sources
     agreements: Agreements
     allowed_hosts: AllowedHosts
+    mcp_servers: McpServers
     data_keys: DataKeys
     vault: Vault
     probe: CredentialProbe
@@ -229,8 +231,8 @@ async def running(
         offline = OfflineModels(settings)
 
         def changed(sandbox: Sandbox) -> None:
-            logins.sandbox_changed(sandbox)
-            sandboxes.changed(sandbox)
+            for tell in (logins.sandbox_changed, mcp_servers.sandbox_changed, sandboxes.changed):
+                tell(sandbox)
 
         sync = GatewaySync(
             gateway_control,
@@ -239,6 +241,7 @@ async def running(
             route_for=partial(route_for, settings),
             exits=lambda: exits,
             allowed=allowed_hosts.of,
+            mcp_servers=lambda: mcp_servers,
             trial_routes=offline.routes,
         )
         exits = Exits(
@@ -249,17 +252,20 @@ async def running(
             egress=settings.egress,
             moved=sync.user_changed,
         )
-        await exits.load()
-        logins = closing(
-            Logins(
-                vault,
-                runtime,
-                lambda: sandboxes,
-                permit_claude=agreements.permit_session_token,
-                changed=sync.user_changed,
-                sign_in_hosts=SIGN_IN_HOSTS | _hosts(settings),
-            )
+        mcp_servers, logins = (
+            closing(McpServers(database, clock, data_keys, runtime, changed=sync.user_changed)),
+            closing(
+                Logins(
+                    vault,
+                    runtime,
+                    lambda: sandboxes,
+                    permit_claude=agreements.permit_session_token,
+                    changed=sync.user_changed,
+                    sign_in_hosts=SIGN_IN_HOSTS | _hosts(settings),
+                )
+            ),
         )
+        await asyncio.gather(exits.load(), mcp_servers.load())
         webhooks, webhook_task = await stack.enter_async_context(
             _webhooks(settings, database, data_keys, clock, lambda: driver.wake("webhooks"))
         )
@@ -323,6 +329,7 @@ async def running(
                 clock,
                 agreements=agreements,
                 logins=logins,
+                mcp_servers=mcp_servers,
                 exits=exits,
                 queue=run_queue,
                 limits=limits,
@@ -437,6 +444,7 @@ async def running(
             sources=Sources(settings.trusted_proxies, settings.secret),
             agreements=agreements,
             allowed_hosts=allowed_hosts,
+            mcp_servers=mcp_servers,
             data_keys=data_keys,
             vault=vault,
             probe=CredentialProbe(settings.base_url, exits.connector),

@@ -17,6 +17,7 @@ from hutch_runtime.agents import Pool
 from hutch_runtime.home import Home
 from hutch_runtime.identity import Identity, separate
 from hutch_runtime.logins.service import Logins
+from hutch_runtime.mcp_servers.service import CHANGED, McpServers
 from hutch_runtime.protocol import PROVIDERS
 from hutch_runtime.providers import open_driver
 from hutch_runtime.runs import Runs
@@ -50,9 +51,14 @@ def build(settings: Settings) -> uvicorn.Server:
     workspace = Home(settings.workspace, settings.identity)
     runs = Runs(pool, settings.versions, workspace=workspace)
     logins = Logins(settings.setup, pool, Home(settings.home, settings.identity))
+    mcp_servers = McpServers(
+        Home(settings.home, settings.identity),
+        settings.setup("claude"),
+        lambda provider: logins.restart(provider, CHANGED),
+    )
     state = State(settings.home, settings.workspace, pool, settings.identity)
     config = uvicorn.Config(
-        Server(settings, pool, runs, logins, state).app(),
+        Server(settings, pool, runs, logins, state, mcp_servers=mcp_servers).app(),
         host=settings.host,
         port=settings.port,
         loop="asyncio",

@@ -31,7 +31,6 @@ RETRY_FIRST_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
 REASONS_KEPT: Final = 64  # sessions of which we remember why their agent ended
 REASON_MAX_CHARS: Final = 500
-RENEWED: Final = "the CLI was started again with another login"
 ONCE: Final = "the run before had options of its own"
 OWN: Final = "this run has options of its own"
 FORKED: Final = "the session was forked"
@@ -69,6 +68,7 @@ class _Shelf:
     tried: bool = False
     failure: str = ""
     failures: int = 0
+    renewed: str = ""  # why there is another driver now
     slots: OrderedDict[str, _Slot] = field(default_factory=OrderedDict)  # least lately used first
     ended: OrderedDict[str, str] = field(default_factory=OrderedDict)  # session → why
     turn_began: asyncio.Event = field(default_factory=asyncio.Event)
@@ -140,23 +140,24 @@ class Pool:
             if usable and lease.once:
                 reason = ONCE
             if lease.driver is not shelf.driver:
-                reason = RENEWED
+                reason = shelf.renewed
             self._remember(shelf, agent.session, reason)
             await agent.close()
             await self._let_go(shelf, lease.driver)
         self._turn_ended()
         await self._evict(shelf)
 
-    async def renew(self, provider: Provider, driver: Driver) -> None:
+    async def renew(self, provider: Provider, driver: Driver, reason: str) -> None:
         """Start agents of this provider by ``driver`` from now on. The idle ones end at once, those
         in a turn after it; their sessions are taken up again by the new driver.
         """
         shelf = self._shelves[provider]
+        shelf.renewed = reason
         former, shelf.driver = shelf.driver, driver
         spare, shelf.spare = shelf.spare, None
         shelf.failure, shelf.failures = "", 0
         for slot in [slot for slot in shelf.slots.values() if not slot.busy]:
-            await self._retire(shelf, slot, RENEWED)
+            await self._retire(shelf, slot, reason)
         if spare is not None:
             await spare.close()
         await self._let_go(shelf, former)

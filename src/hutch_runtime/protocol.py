@@ -136,6 +136,7 @@ LOGIN_FILES: Final[dict[Provider, str]] = {
     "claude": ".claude/.credentials.json",
     "codex": ".codex/auth.json",
 }
+MCP_SERVERS_MAX_BYTES: Final = 64 * KIB  # of all that a user has
 LOGIN_MAX_BYTES: Final = 64 * KIB  # real ones have 2 to 6
 
 

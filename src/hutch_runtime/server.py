@@ -21,6 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hutch_runtime.agents import Pool
 from hutch_runtime.logins.routes import LoginRoutes
 from hutch_runtime.logins.service import Logins
+from hutch_runtime.mcp_servers.routes import McpServerRoutes
+from hutch_runtime.mcp_servers.service import McpServers
 from hutch_runtime.protocol import (
     APPROVAL_ID,
     ATTACHMENTS_MAX_BYTES,
@@ -73,13 +75,21 @@ _STATUS: Final[dict[ErrorCode, int]] = {
 
 class Server:
     def __init__(
-        self, settings: Settings, pool: Pool, runs: Runs, logins: Logins, state: State
+        self,
+        settings: Settings,
+        pool: Pool,
+        runs: Runs,
+        logins: Logins,
+        state: State,
+        *,
+        mcp_servers: McpServers,
     ) -> None:
         self._settings = settings
         self._state = state
         self._pool = pool
         self._runs = runs
         self._logins = logins
+        self._mcp_servers = mcp_servers
 
     def app(self) -> ASGIApp:
         routes = [
@@ -111,6 +121,11 @@ class Server:
             ),
             Route("/state", _guarded(self._pack), methods=["GET"]),
             Route("/state", _guarded(self._unpack), methods=["PUT"]),
+            Route(
+                "/mcp-servers",
+                _guarded(McpServerRoutes(self._mcp_servers).put),
+                methods=["PUT"],
+            ),
             *(
                 Route(path, _guarded(endpoint), methods=[method])
                 for path, method, endpoint in LoginRoutes(self._logins).all()

@@ -326,3 +326,24 @@ def test_a_secret_typed_at_a_prompt_is_asked_for(
     monkeypatch.setattr("typer.prompt", prompt)
     assert hutch("profile", "add", "work", "--url", "https://hutch.example.org") == 0
     assert asked == [True]
+
+
+def test_the_secrets_of_an_mcp_server_are_no_arguments(
+    hutch: Hutch, connected: FaultyService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = {"name": "far", "type": "http", "command": None, "args": [], "env": [],
+              "url": "https://mcp.example.org/v1", "headers": ["Authorization"],
+              "created_at": "2026-01-01T00:00:00Z",
+              "updated_at": "2026-01-01T00:00:00Z"}  # fmt: skip
+    connected.replies["PUT /v1/mcp-servers/far"] = [answer(stored)]
+    with standard_input("Bearer s3cret\n"):
+        assert hutch("mcp-servers", "add", "--header", "Authorization", "far", stored["url"]) == 0
+    headers = {"Authorization": "Bearer s3cret"}
+    assert connected.asked[-1].body == {"url": stored["url"], "headers": headers}
+    assert "s3cret" not in capsys.readouterr().out
+    command = ("mcp-servers", "add", "--env", "MODE=x", "near", "python3", "-m", "notes", "--fast")
+    connected.replies["PUT /v1/mcp-servers/near"] = [answer(stored)]
+    assert hutch(*command) == 0
+    told = {"command": "python3", "args": ["-m", "notes", "--fast"], "env": {"MODE": "x"}}
+    assert connected.asked[-1].body == told
+    assert hutch("mcp-servers", "add", "--env", "A=b", "far", stored["url"]) == 2

@@ -149,6 +149,8 @@ class ScriptedRuntime:
         self.packing = asyncio.Event()
         self.unpacked = 0
         self.refuses_unpacking = False
+        self.knows_mcp = True
+        self.mcp_servers: list[list[dict[str, Any]]] = []  # as it was told, oldest first
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -160,6 +162,7 @@ class ScriptedRuntime:
         app.router.add_post("/runs/{run_id}/approvals/{approval_id}", self._decide)
         app.router.add_get("/state", self._pack)
         app.router.add_put("/state", self._unpack)
+        app.router.add_put("/mcp-servers", self._put_mcp_servers)
         app.router.add_post("/{provider}", self._prompt)
         if not self.is_old:
             app.router.add_post("/{provider}/with-options", self._prompt)
@@ -269,6 +272,12 @@ class ScriptedRuntime:
         if not waiting.done():
             waiting.set_result(json.loads(await request.read())["decision"])
         return web.json_response({"decision": waiting.result(), "by": "user"})
+
+    async def _put_mcp_servers(self, request: web.Request) -> web.Response:
+        if not self.knows_mcp:  # as Starlette says of a path that is not there
+            return web.Response(status=404, text="Not Found")
+        self.mcp_servers.append((await request.json())["servers"])
+        return web.json_response({})
 
     async def _cancel(self, request: web.Request) -> web.Response:
         run = self.runs.get(request.match_info["run_id"])

@@ -14,7 +14,7 @@ from hutch.config import Settings
 from hutch.control.gateway import GatewaySync, route_for
 from hutch.exits.models import Leaving
 from hutch.gateway.base import FakeGateway, GatewayHealth
-from hutch.gateway.table import Entry, HostRule, Route
+from hutch.gateway.table import Entry, HostRule, Remote, Route
 from hutch.runs.service import NewRun
 from hutch.sandboxes.models import Sandbox
 from hutch.secrets import Secret
@@ -57,6 +57,9 @@ class Parts:
     def __init__(self) -> None:
         self.rows: list[Sandbox] = []
 
+    async def remotes(self, _: str) -> dict[str, Remote]:
+        return {}
+
     async def all(self) -> list[Sandbox]:
         return list(self.rows)
 
@@ -87,6 +90,7 @@ def syncing(parts: Any, gateway: FakeGateway, tmp_path: Path) -> GatewaySync:
         lambda: parts,
         route_for=lambda credential: route_for(settings, credential),
         exits=lambda: parts,
+        mcp_servers=lambda: parts,
         allowed=allowed,
         trial_routes=no_routes,
     )

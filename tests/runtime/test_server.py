@@ -17,6 +17,7 @@ from hutch_runtime import server as server_module
 from hutch_runtime.agents import Pool
 from hutch_runtime.home import Home
 from hutch_runtime.logins.service import Logins
+from hutch_runtime.mcp_servers.service import CHANGED, McpServers
 from hutch_runtime.protocol import PROMPT_MAX_BYTES
 from hutch_runtime.runs import Runs
 from hutch_runtime.server import BODY_MAX_BYTES, Server
@@ -58,7 +59,12 @@ async def http(runs: Runs, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
     settings = _settings(tmp_path)
     logins = Logins(settings.setup, runs._pool, Home(settings.home))
     state = State(settings.home, settings.workspace, runs._pool, settings.identity)
-    app = Server(settings, runs._pool, runs, logins, state).app()
+    servers = McpServers(
+        Home(settings.home),
+        settings.setup("claude"),
+        lambda provider: logins.restart(provider, CHANGED),
+    )
+    app = Server(settings, runs._pool, runs, logins, state, mcp_servers=servers).app()
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app),
         base_url="http://runtime",

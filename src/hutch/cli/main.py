@@ -22,6 +22,7 @@ from hutch.cli import (
     exits,
     image,
     keys,
+    mcp_servers,
     network,
     profiles,
     runs,
@@ -51,6 +52,7 @@ app.add_typer(container.app, name="container")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(image.app, name="image")
 app.add_typer(keys.app, name="keys")
+app.add_typer(mcp_servers.app, name="mcp-servers")
 app.add_typer(network.app, name="network")
 app.add_typer(profiles.app, name="profile")
 app.add_typer(runs.app, name="runs")

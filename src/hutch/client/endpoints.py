@@ -132,6 +132,11 @@ class Endpoints:
     accept_agreement = one(requests.accept_agreement)
     network = one(requests.network)
     allow_hosts = one(requests.allow_hosts)
+    mcp_servers = one(requests.mcp_servers)
+    mcp_server = one(requests.mcp_server)
+    put_mcp_command = one(requests.put_mcp_command)
+    put_mcp_url = one(requests.put_mcp_url)
+    delete_mcp_server = one(requests.delete_mcp_server)
 
     users = one(requests.users)
     create_user = one(requests.create_user)

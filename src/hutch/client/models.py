@@ -277,6 +277,26 @@ class Network:
     always: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class McpServer:
+    """``env`` and ``headers`` are names: the values stay with the service."""
+
+    name: str
+    type: str  # stdio | http
+    command: str | None
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    url: str | None
+    headers: tuple[str, ...]
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class McpServerPage:
+    mcp_servers: tuple[McpServer, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Ticket:
     ticket: str

@@ -358,6 +358,42 @@ def allow_hosts(*rules: str) -> Request[models.Network]:
     return Request("PUT", "/v1/network", decoder(models.Network), json={"allow": list(rules)})
 
 
+_mcp_server: Final = decoder(models.McpServer)
+
+
+def mcp_servers() -> Request[tuple[models.McpServer, ...]]:
+    """The MCP servers whose tools the user's agents have."""
+    decode = _then(decoder(models.McpServerPage), lambda page: page.mcp_servers)
+    return Request("GET", "/v1/mcp-servers", decode)
+
+
+def mcp_server(name: str) -> Request[models.McpServer]:
+    return Request("GET", path("/v1/mcp-servers/{name}", name=name), _mcp_server)
+
+
+def put_mcp_command(
+    name: str, command: str, *args: str, env: Mapping[str, str] | None = None
+) -> Request[models.McpServer]:
+    """A server that is a program in the container, spoken to over stdio."""
+    body = {"command": command, "args": list(args), "env": dict(env or {})}
+    where = path("/v1/mcp-servers/{name}", name=name)
+    return Request("PUT", where, _mcp_server, json=body)
+
+
+def put_mcp_url(
+    name: str, url: str, *, headers: Mapping[str, str] | None = None
+) -> Request[models.McpServer]:
+    """A server outside. Its ``headers`` never enter the container."""
+    body = {"url": url, "headers": dict(headers or {})}
+    where = path("/v1/mcp-servers/{name}", name=name)
+    return Request("PUT", where, _mcp_server, json=body)
+
+
+def delete_mcp_server(name: str) -> Request[None]:
+    where = path("/v1/mcp-servers/{name}", name=name)
+    return Request("DELETE", where, _nothing, gone_is_done=True)
+
+
 # For an admin key
 
 

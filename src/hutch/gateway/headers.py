@@ -10,7 +10,7 @@ from typing import Final
 from multidict import CIMultiDict
 
 from hutch.gateway.refusals import Refusal
-from hutch.gateway.table import Route
+from hutch.gateway.table import Remote, Route
 
 # About one connection, so never for the next one (RFC 9110, 7.6.1); framing is done anew.
 _HOP_BY_HOP: Final = frozenset(
@@ -64,6 +64,15 @@ def to_provider(headers: Iterable[tuple[str, str]], route: Route) -> CIMultiDict
         passed[name] = secret.reveal()
     for name, value in route.added:
         passed[name] = ",".join((*passed.popall(name, ()), value))
+    return passed
+
+
+def to_remote(headers: Iterable[tuple[str, str]], remote: Remote) -> CIMultiDict[str]:
+    """The sandbox's headers, without any credential, with the remote's. Raises ``Refusal``."""
+    replaced = frozenset(_plain(name) for name, _ in remote.headers)
+    passed = _without(list(headers), _CREDENTIALS | replaced)
+    for name, secret in remote.headers:
+        passed[name] = secret.reveal()
     return passed
 
 

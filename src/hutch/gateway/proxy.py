@@ -22,6 +22,7 @@ from hutch.gateway.headers import (
     NOT_FROM_PROVIDERS,
     to_host,
     to_provider,
+    to_remote,
     to_sandbox,
 )
 from hutch.gateway.hosts import check_allowed
@@ -29,7 +30,13 @@ from hutch.gateway.names import written
 from hutch.gateway.refusals import Refusal, exit_unavailable
 from hutch.gateway.seats import Seat
 from hutch.gateway.table import Entry, ExitProxy
-from hutch.gateway.target import Target, parse_absolute, parse_target
+from hutch.gateway.target import (
+    RemoteTarget,
+    Target,
+    parse_absolute,
+    parse_remote,
+    parse_target,
+)
 from hutch.gateway.traffic import Exchange
 from hutch_runtime.protocol import MIB
 
@@ -67,11 +74,11 @@ class Proxy:
 
     async def _admit(self, request: web.BaseRequest, exchange: Exchange) -> _Outgoing:
         refused: Refusal | None = None
-        target: Target | None = None
+        target: Target | RemoteTarget | None = None
         if exchange.kind == "route":
             exchange.path = request.raw_path.partition("?")[0]
             try:
-                target = parse_target(request.raw_path)
+                target = parse_remote(request.raw_path) or parse_target(request.raw_path)
             except Refusal as refusal:  # told only to those whom we know
                 refused = refusal
         keys = target.presented if target else ()
@@ -79,7 +86,7 @@ class Proxy:
         entry = await self._gate.entry(peer[0], request.headers, keys)
         self._gate.stays(peer, entry)
         exchange.entry = entry
-        exchange.provider = target.provider if target else None
+        exchange.provider = target.provider if isinstance(target, Target) else None
         if request.method == "CONNECT" or "upgrade" in request.headers:
             raise Refusal(426, "a tunnel or WebSocket needs a connection of its own.")
         if request.method == "TRACE":
@@ -89,9 +96,29 @@ class Proxy:
             raise Refusal(413, f"a request may have {BODY_MAX // MIB} MB.")
         if refused is not None:
             raise refused
+        if isinstance(target, RemoteTarget):
+            return self._to_remote(request, exchange, entry, target)
         if target is not None:
             return self._to_provider(request, exchange, entry, target)
         return self._to_host(request, exchange, entry)
+
+    def _to_remote(
+        self, request: web.BaseRequest, exchange: Exchange, entry: Entry, target: RemoteTarget
+    ) -> _Outgoing:
+        remote = entry.remotes.get(target.name)
+        if remote is None or entry.user_id is None:
+            raise Refusal(403, f"there is no {target.name}.")
+        url = target.url(remote)
+        exchange.host = written(url.raw_host or "", url.port or 0)
+        lane = lane_of(entry)
+        exchange.exit = lane.way.id if isinstance(lane.way, ExitProxy) else None
+        return _Outgoing(
+            url,
+            to_remote(request.headers.items(), remote),
+            self._gate.clients.to_host(lane),  # its address is a user's, and is checked
+            exchange.host,
+            NOT_FROM_PROVIDERS,
+        )
 
     def _to_provider(
         self, request: web.BaseRequest, exchange: Exchange, entry: Entry, target: Target

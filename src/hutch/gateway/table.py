@@ -34,6 +34,16 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Remote:
+    """A place on the internet that its user has secrets for: reached by a path of the gateway's,
+    with these headers put in place of those that the sandbox sent.
+    """
+
+    url: str  # http(s)://host[:port][/path][?query]
+    headers: tuple[tuple[str, Secret], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ExitProxy:
     """An HTTP proxy through which everything of one sandbox leaves, by CONNECT."""
 
@@ -80,6 +90,7 @@ class Entry:
     exit: ExitProxy | None = None  # set exactly when ``egress`` is "exit"
     closed_because: str = ""  # told to the user when it is "closed"
     allow: tuple[HostRule, ...] = ()  # for CONNECT and plain HTTP
+    remotes: Mapping[str, Remote] = field(default_factory=dict)  # by path, as "mcp/NAME"
 
     @property
     def lane(self) -> Lane | None:

@@ -12,10 +12,12 @@ from yarl import URL
 from hutch.errors import InvalidRequest
 from hutch.gateway.names import authority, written
 from hutch.gateway.refusals import Refusal
+from hutch.gateway.table import Remote
 from hutch_runtime.protocol import PROVIDERS, Provider
 
 # Printable ASCII without what a URL parser further on may take for something else.
 _PLAIN: Final = re.compile(r"[!\"$-\[\]-~]*")
+_REMOTE: Final = re.compile(r"/mcp/[a-z0-9-]{1,64}")
 HTTP_PORT: Final = 80
 _DECODINGS: Final = 3  # %252e%252e: a server behind the first may decode again
 # Google's APIs take a key in the query as well; one that a sandbox sends must not go out.
@@ -35,6 +37,22 @@ class Target:
             path = path.removeprefix(strip) or "/"
         query = f"?{self.query}" if self.query else ""
         return URL(f"{base_url.rstrip('/')}{path}{query}", encoded=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteTarget:
+    """Exactly the remote's own URL: what the sandbox asks for behind it goes nowhere."""
+
+    name: str
+    presented: tuple[str, ...] = ()
+
+    def url(self, remote: Remote) -> URL:
+        return URL(remote.url, encoded=True)
+
+
+def parse_remote(raw: str) -> RemoteTarget | None:
+    """None for what is no remote's path."""
+    return RemoteTarget(raw[1:]) if _REMOTE.fullmatch(raw) else None
 
 
 def parse_target(raw: str) -> Target:

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from hutch.gateway.table import Entry, ExitProxy, HostRule, Route
+from hutch.gateway.table import Entry, ExitProxy, HostRule, Remote, Route
 from hutch.secrets import Secret
 from hutch_runtime.protocol import Provider
 
@@ -34,6 +34,12 @@ def _base_url(text: str) -> str:
     if parts.username is not None or parts.query or parts.fragment or not text.isascii():
         raise ValueError("a base URL has no user, query or fragment")
     return text.rstrip("/")
+
+
+def _remote_url(text: str) -> str:
+    base, _, _ = text.partition("?")
+    _base_url(base)
+    return text
 
 
 class _Strict(BaseModel):
@@ -56,6 +62,17 @@ class RouteIn(_Strict):
             strip=self.strip,
             own_credential=self.own_credential,
         )
+
+
+RemoteName = Annotated[str, StringConstraints(max_length=300, pattern=r"^mcp/[a-z0-9-]+$")]
+
+
+class RemoteIn(_Strict):
+    url: Annotated[str, AfterValidator(_remote_url)]
+    headers: list[tuple[HeaderName, HeaderValue]]
+
+    def remote(self) -> Remote:
+        return Remote(self.url, tuple((name, Secret(value)) for name, value in self.headers))
 
 
 class ExitIn(_Strict):
@@ -85,6 +102,7 @@ class EntryIn(_Strict):
     exit: ExitIn | None
     closed_because: Annotated[str, StringConstraints(max_length=500)]
     allow: list[RuleIn]
+    remotes: dict[RemoteName, RemoteIn]
 
     @model_validator(mode="after")
     def _has_its_exit(self) -> Self:
@@ -105,6 +123,7 @@ class EntryIn(_Strict):
             exit=self.exit.exit() if self.exit else None,
             closed_because=self.closed_because,
             allow=tuple(HostRule(rule.host.lower(), rule.port) for rule in self.allow),
+            remotes={name: remote.remote() for name, remote in self.remotes.items()},
         )
 
 
@@ -134,6 +153,13 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "exit": _exit_json(entry.exit) if entry.exit else None,
         "closed_because": entry.closed_because,
         "allow": [{"host": rule.host, "port": rule.port} for rule in entry.allow],
+        "remotes": {
+            name: {
+                "url": remote.url,
+                "headers": [(header, value.reveal()) for header, value in remote.headers],
+            }
+            for name, remote in entry.remotes.items()
+        },
     }
 
 

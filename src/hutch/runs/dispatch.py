@@ -19,6 +19,7 @@ from hutch.errors import HutchError, NeedsLogin, Unavailable
 from hutch.exits.service import Exits
 from hutch.gateway.base import Failure
 from hutch.logins.service import Logins
+from hutch.mcp_servers.service import McpServers
 from hutch.runs.approvals import Ledger
 from hutch.runs.inbound import Inbound, parse_event
 from hutch.runs.intake import Intake
@@ -77,6 +78,7 @@ class Dispatch:
         sandboxes: Sandboxes,
         runtime: RuntimeClient,
         logins: Logins,
+        mcp_servers: McpServers,
         exits: Exits,
         clock: Clock,
     ) -> None:
@@ -87,6 +89,7 @@ class Dispatch:
         self._sandboxes = sandboxes
         self._runtime = runtime
         self._logins = logins
+        self._mcp_servers = mcp_servers
         self._exits = exits
         self._clock = clock
         self.approvals = Ledger(run.id, log.entries)
@@ -234,6 +237,7 @@ class Dispatch:
             await self._logins.ready(sandbox, self.run.provider)
         except NeedsLogin as error:
             raise _Ended("needs_login", error.message) from None
+        await self._mcp_servers.ready(sandbox)
         return sandbox
 
     async def _unless_cancelled(self, waiting: Coroutine[Any, Any, _T]) -> _T:

@@ -34,6 +34,7 @@ from hutch.errors import (
 from hutch.exits.service import Exits
 from hutch.ids import is_id, new_id
 from hutch.logins.service import Logins
+from hutch.mcp_servers.service import McpServers
 from hutch.runs.approvals import TYPES, Ledger
 from hutch.runs.dispatch import Dispatch
 from hutch.runs.log import RunLog
@@ -107,6 +108,7 @@ class Runs:
         *,
         agreements: Agreements,
         logins: Logins,
+        mcp_servers: McpServers,
         exits: Exits,
         queue: RunQueue,
         limits: Callable[[str], Awaitable[Limits]],
@@ -121,6 +123,7 @@ class Runs:
         self._clock = clock
         self._agreements = agreements
         self._logins = logins
+        self._mcp_servers = mcp_servers
         self._exits = exits
         self._queue = queue
         self._limits = limits
@@ -379,6 +382,7 @@ class Runs:
             sandboxes=self._sandboxes,
             runtime=self._runtime,
             logins=self._logins,
+            mcp_servers=self._mcp_servers,
             exits=self._exits,
             clock=self._clock,
         )

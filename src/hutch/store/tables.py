@@ -116,6 +116,15 @@ credentials: Final = Table(
     Column("last_result", String(32)),  # of the last use or check; null before the first
 )
 
+# Of each user, all of them sealed together.
+mcp_servers: Final = Table(
+    "mcp_servers",
+    metadata,
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, nullable=False),  # grows with every change
+    Column("sealed", LargeBinary, nullable=False),
+)
+
 # Which text of which document a user has agreed to.
 agreements: Final = Table(
     "agreements",

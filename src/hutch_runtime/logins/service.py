@@ -26,6 +26,7 @@ from hutch_runtime.providers.base import Setup
 
 _log = logging.getLogger(__name__)
 
+RENEWED: Final = "the CLI was started again with another login"
 SIGN_IN_S: Final = 15 * 60.0  # what both services give a person
 # Codex writes its file in place: what two reads so far apart have in common is written.
 SETTLED_S: Final = 0.05
@@ -113,6 +114,16 @@ class Logins:
             login.taken = False
             login.history.clear()
 
+    async def restart(self, provider: Provider, reason: str) -> None:
+        """Start its agents again, with the login that they have."""
+        login = self._logins.get(provider)
+        if login is None:
+            driver = open_driver(provider, self._setup(provider))
+            await self._pool.renew(provider, driver, reason)
+            return
+        async with login.changing:
+            await self._switch(login, on=login.on, reason=reason)
+
     async def changed(self, provider: Provider, after: str, *, wait_s: float) -> Reading:
         """The file once it is another than ``after`` (a SHA-256); as it is when time is over."""
         login = self._logins[provider]
@@ -182,11 +193,11 @@ class Logins:
                 return first.unusable()
             first = second
 
-    async def _switch(self, login: Login, *, on: bool) -> None:
+    async def _switch(self, login: Login, *, on: bool, reason: str = RENEWED) -> None:
         login.on = on
         provider = login.file.provider
         setup = replace(self._setup(provider), login=on)
-        await self._pool.renew(provider, open_driver(provider, setup))
+        await self._pool.renew(provider, open_driver(provider, setup), reason)
 
     async def _carry_through(
         self, login: Login, pending: Pending, sign_in: SignIn, before: bytes | None

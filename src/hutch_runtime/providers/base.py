@@ -20,7 +20,12 @@ from hutch_runtime.identity import Identity
 from hutch_runtime.protocol import ErrorCode, EventType, Options, Provider, StopReason
 
 # Where a gateway serves sandboxes that have no address of their own, it knows them by their key.
-_SHARED_HOST: Final = "127.0.0.1"
+SHARED_HOST: Final = "127.0.0.1"
+
+# Of the user's MCP servers, which must not keep a turn from its end: one that has not started by
+# then is left out of the conversation, a call that takes longer has failed.
+MCP_START_S: Final = 10
+MCP_CALL_S: Final = 120
 
 
 class AgentDied(Exception):
@@ -78,7 +83,7 @@ class Setup:
         """
         parts = urlsplit(self.gateway_url)
         host, url = parts.hostname or "", self.gateway_url
-        if host == _SHARED_HOST:
+        if host == SHARED_HOST:
             url = f"{parts.scheme}://sandbox:{self.placeholder_key}@{parts.netloc}"
         variables = {
             "HTTP_PROXY": url,

@@ -20,6 +20,8 @@ from hutch_runtime.identity import Identity
 from hutch_runtime.process import Process, ProcessGone
 from hutch_runtime.protocol import APPROVAL_OPTIONS, LINE_MAX_BYTES, MIB, Options, Provider
 from hutch_runtime.providers.base import (
+    MCP_CALL_S,
+    MCP_START_S,
     PLAIN,
     AgentDied,
     AgentStartFailed,
@@ -161,6 +163,8 @@ class ClaudeDriver:
             # Else it reports to api.anthropic.com, with the key, whatever the base URL.
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "DISABLE_AUTOUPDATER": "1",
+            "MCP_TIMEOUT": str(MCP_START_S * 1000),
+            "MCP_TOOL_TIMEOUT": str(MCP_CALL_S * 1000),
             "CLAUDE_CODE_MAX_RETRIES": "2",  # ten take minutes, and a run's caller can retry
             # Giving memory back and collecting on other threads are dear under gVisor: without
             # both a turn of 84 ms becomes one of 66, for 45 MB more (docs/decisions/0009).
