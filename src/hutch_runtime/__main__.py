@@ -24,6 +24,8 @@ from hutch_runtime.runs import Runs
 from hutch_runtime.server import Server
 from hutch_runtime.settings import Settings, SettingsError, read_settings
 from hutch_runtime.state import State
+from hutch_runtime.terminals.environment import Environment
+from hutch_runtime.terminals.service import Terminals
 from hutch_runtime.visitors import FromOutside
 
 _log = logging.getLogger(__name__)
@@ -34,14 +36,18 @@ SHUTDOWN_S: Final = 1  # for streams that a reader keeps open
 class _Uvicorn(uvicorn.Server):
     """Ends the runs first: their streams end by themselves then, and nothing has to be cut."""
 
-    def __init__(self, config: uvicorn.Config, runs: Runs, logins: Logins) -> None:
+    def __init__(
+        self, config: uvicorn.Config, runs: Runs, logins: Logins, terminals: Terminals
+    ) -> None:
         super().__init__(config)
         self._runs = runs
         self._logins = logins
+        self._terminals = terminals
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._runs.close()
         await self._logins.close()
+        await self._terminals.close()
         await super().shutdown(sockets)
 
 
@@ -57,8 +63,13 @@ def build(settings: Settings) -> uvicorn.Server:
         lambda provider: logins.restart(provider, CHANGED),
     )
     state = State(settings.home, settings.workspace, pool, settings.identity)
+    terminals = Terminals(
+        Environment(settings.setup, logins), settings.workspace, settings.identity
+    )
     config = uvicorn.Config(
-        Server(settings, pool, runs, logins, state, mcp_servers=mcp_servers).app(),
+        Server(
+            settings, pool, runs, logins, state, mcp_servers=mcp_servers, terminals=terminals
+        ).app(),
         host=settings.host,
         port=settings.port,
         loop="asyncio",
@@ -73,7 +84,7 @@ def build(settings: Settings) -> uvicorn.Server:
         timeout_keep_alive=600,  # the orchestrator's connections; a new one costs a round trip
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
-    return _Uvicorn(config, runs, logins)
+    return _Uvicorn(config, runs, logins, terminals)
 
 
 def _identity(settings: Settings) -> Identity:

@@ -113,6 +113,9 @@ ErrorCode: TypeAlias = Literal[
     "bad_request",
     "unauthorized",
     "run_not_found",
+    "terminal_not_found",
+    "terminal_failed",  # its program could not be started
+    "too_many_terminals",
     "runtime_error",  # a bug of ours inside the sandbox
 ]
 ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(ErrorCode))

@@ -43,6 +43,8 @@ from hutch_runtime.providers.base import PLAIN
 from hutch_runtime.runs import Refused, Request, Run, Runs
 from hutch_runtime.settings import Settings
 from hutch_runtime.state import State, StateFailed
+from hutch_runtime.terminals.routes import Attach, TerminalRoutes
+from hutch_runtime.terminals.service import Terminals
 
 HEARTBEAT_S: Final = 15.0
 # JSON can write one byte of a prompt as six ("\u0000"); the other fields are small.
@@ -64,12 +66,15 @@ _STATUS: Final[dict[ErrorCode, int]] = {
     "unauthorized": 401,
     "not_supported": 400,
     "run_not_found": 404,
+    "terminal_not_found": 404,
     "session_not_found": 404,
     "session_busy": 409,
     "prompt_too_large": 413,
     "too_many_runs": 429,
+    "too_many_terminals": 429,
     "runtime_error": 500,
     "agent_start_failed": 503,
+    "terminal_failed": 503,
 }
 
 
@@ -83,6 +88,7 @@ class Server:
         state: State,
         *,
         mcp_servers: McpServers,
+        terminals: Terminals,
     ) -> None:
         self._settings = settings
         self._state = state
@@ -90,6 +96,7 @@ class Server:
         self._runs = runs
         self._logins = logins
         self._mcp_servers = mcp_servers
+        self._terminals = terminals
 
     def app(self) -> ASGIApp:
         routes = [
@@ -128,7 +135,15 @@ class Server:
             ),
             *(
                 Route(path, _guarded(endpoint), methods=[method])
-                for path, method, endpoint in LoginRoutes(self._logins).all()
+                for path, method, endpoint in (
+                    *LoginRoutes(self._logins).all(),
+                    *TerminalRoutes(self._terminals).all(),
+                )
+            ),
+            Route(
+                "/terminals/{terminal_id}/attach",
+                Attach(self._terminals, _refusal),
+                methods=["POST"],
             ),
         ]
         return _KeyRequired(
@@ -143,6 +158,7 @@ class Server:
         finally:
             await self._runs.close()
             await self._logins.close()
+            await self._terminals.close()
             await self._pool.close()
 
     def _prompt(
@@ -189,6 +205,7 @@ class Server:
     async def _pack(self, _http: HttpRequest) -> Response:
         """A tar of home and workspace. The connection breaks off if it is not whole."""
         self._check_at_rest()
+        await self._terminals.end_all("The container is being put away.")
         return StreamingResponse(self._state.pack(), media_type="application/x-tar")
 
     async def _unpack(self, http: HttpRequest) -> Response:

@@ -23,6 +23,7 @@ from hutch_runtime.runs import Runs
 from hutch_runtime.server import BODY_MAX_BYTES, Server
 from hutch_runtime.settings import Settings, read_settings
 from hutch_runtime.state import State
+from hutch_runtime.terminals.service import Terminals
 from tests.runtime.fakes import EchoDriver
 
 KEY = "the-runtime-key"
@@ -64,7 +65,10 @@ async def http(runs: Runs, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
         settings.setup("claude"),
         lambda provider: logins.restart(provider, CHANGED),
     )
-    app = Server(settings, runs._pool, runs, logins, state, mcp_servers=servers).app()
+    terminals = Terminals(dict, settings.workspace, settings.identity)
+    app = Server(
+        settings, runs._pool, runs, logins, state, mcp_servers=servers, terminals=terminals
+    ).app()
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app),
         base_url="http://runtime",

@@ -61,6 +61,32 @@ _ARGUMENTS: Final = (
 )
 
 
+# Giving memory back and collecting on other threads are dear under gVisor: without both a turn of
+# 84 ms becomes one of 66, for 45 MB more (docs/decisions/0009).
+_UNDER_GVISOR: Final = {"MIMALLOC_PURGE_DELAY": "-1", "BUN_JSC_useConcurrentGC": "0"}
+
+
+def environment(setup: Setup) -> dict[str, str]:
+    """All that a ``claude`` is started with, an agent or a person's own."""
+    given = {
+        **setup.environment,
+        **setup.proxy,
+        "ANTHROPIC_BASE_URL": f"{setup.gateway_url}/claude",
+        "ANTHROPIC_API_KEY": setup.placeholder_key,
+        # Else it reports to api.anthropic.com, with the key, whatever the base URL.
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        "MCP_TIMEOUT": str(MCP_START_S * 1000),
+        "MCP_TOOL_TIMEOUT": str(MCP_CALL_S * 1000),
+        "CLAUDE_CODE_MAX_RETRIES": "2",  # ten take minutes, and a run's caller can retry
+    }
+    if setup.login:
+        del given["ANTHROPIC_API_KEY"]  # it would count before the login
+    if not setup.identity.separate and os.geteuid() == 0:
+        given["IS_SANDBOX"] = "1"  # else it refuses to work as root without questions
+    return given
+
+
 class ClaudeDriver:
     provider: Provider = "claude"
     shares_process = False
@@ -146,36 +172,13 @@ class ClaudeDriver:
             await agent.start(
                 (*self._setup.argv, *_ARGUMENTS, *arguments),
                 self._setup.workspace,
-                self._environment(),
+                {**environment(self._setup), **_UNDER_GVISOR},
                 self._setup.identity,
             )
         except BaseException:
             await agent.close()
             raise
         return agent
-
-    def _environment(self) -> dict[str, str]:
-        environment = {
-            **self._setup.environment,
-            **self._setup.proxy,
-            "ANTHROPIC_BASE_URL": f"{self._setup.gateway_url}/claude",
-            "ANTHROPIC_API_KEY": self._setup.placeholder_key,
-            # Else it reports to api.anthropic.com, with the key, whatever the base URL.
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            "DISABLE_AUTOUPDATER": "1",
-            "MCP_TIMEOUT": str(MCP_START_S * 1000),
-            "MCP_TOOL_TIMEOUT": str(MCP_CALL_S * 1000),
-            "CLAUDE_CODE_MAX_RETRIES": "2",  # ten take minutes, and a run's caller can retry
-            # Giving memory back and collecting on other threads are dear under gVisor: without
-            # both a turn of 84 ms becomes one of 66, for 45 MB more (docs/decisions/0009).
-            "MIMALLOC_PURGE_DELAY": "-1",
-            "BUN_JSC_useConcurrentGC": "0",
-        }
-        if self._setup.login:
-            del environment["ANTHROPIC_API_KEY"]  # it would count before the login
-        if not self._setup.identity.separate and os.geteuid() == 0:
-            environment["IS_SANDBOX"] = "1"  # else it refuses to work as root without questions
-        return environment
 
 
 class ClaudeAgent:

@@ -25,7 +25,7 @@ from hutch_runtime.providers.codex_agent import FREE, CodexAgent
 from hutch_runtime.providers.codex_requests import answer_request
 from hutch_runtime.providers.rpc_process import RpcProcess, SharedProcess, new_session
 
-_HOME: Final = ".codex"
+HOME: Final = ".codex"
 _KEY_VARIABLE: Final = "HUTCH_KEY"
 _WORKERS_VARIABLE: Final = "TOKIO_WORKER_THREADS"
 # Codex's own words for a thread that has no rollout file.
@@ -45,6 +45,35 @@ _QUIET: Final = (
     # Else it waits for a gateway that is not there for ever (measured: more than ten minutes).
     *("--disable", "unbounded_connection_retries"),
 )
+
+
+def environment(setup: Setup) -> dict[str, str]:
+    """What a ``codex`` is started with, an agent or a person's own."""
+    given = {"CODEX_HOME": str(setup.home.path / HOME)}
+    return given if setup.login else {**given, _KEY_VARIABLE: setup.placeholder_key}
+
+
+def terminal_options(setup: Setup) -> tuple[str, ...]:
+    """What a person's own ``codex`` is to be told before anything that they say themselves."""
+    return (*_gateway(setup), *_QUIET[2:])
+
+
+def _gateway(setup: Setup) -> tuple[str, ...]:
+    # JSON's strings are TOML's basic strings.
+    if setup.login:
+        credential = {"requires_openai_auth": "true"}
+    else:
+        credential = {"env_key": json.dumps(_KEY_VARIABLE)}
+    settings = {
+        "name": json.dumps("hutch"),
+        "base_url": json.dumps(f"{setup.gateway_url}/codex/v1"),
+        **credential,
+        "wire_api": json.dumps("responses"),
+        "request_max_retries": "2",
+        "stream_max_retries": "2",
+    }
+    table = ",".join(f"{name}={value}" for name, value in settings.items())
+    return ("-c", "model_provider=hutch", "-c", f"model_providers.hutch={{{table}}}")
 
 
 class CodexDriver:
@@ -134,29 +163,27 @@ class CodexDriver:
 
     async def _begin(self) -> RpcProcess:
         # Codex refuses a CODEX_HOME that is not there.
-        self._setup.home.make(_HOME)
+        self._setup.home.make(HOME)
         process = RpcProcess("threadId", lambda *request: answer_request(process, *request))
-        environment = {
-            "CODEX_HOME": str(self._setup.home.path / _HOME),
-            _KEY_VARIABLE: self._setup.placeholder_key,
+        variables = {
+            **environment(self._setup),
             # Under gVisor its threads cost more to wake than they save: a turn of 157 ms becomes
             # one of 113 (docs/decisions/0009). A turn mostly waits for the model.
             _WORKERS_VARIABLE: "1",
         }
         if self._setup.login:
-            del environment[_KEY_VARIABLE]
-            environment |= self._setup.proxy
+            variables |= self._setup.proxy
         arguments = self._arguments()
         # For its commands alone: with a proxy of its own it would need all trusted roots.
         for name, value in self._setup.proxy.items():
             arguments += ("-c", f"shell_environment_policy.set.{name}={json.dumps(value)}")
         root = None if self._needs_tls() else _one_root()
         if root is not None:
-            environment["SSL_CERT_FILE"] = str(root)
+            variables["SSL_CERT_FILE"] = str(root)
             # Commands get the whole bundle: what they speak to is not ours to know.
             bundle = json.dumps(str(_ROOTS_BUNDLE))
             arguments += ("-c", f"shell_environment_policy.set.SSL_CERT_FILE={bundle}")
-        await process.start(self._setup, arguments, environment)
+        await process.start(self._setup, arguments, variables)
         return process
 
     def _needs_tls(self) -> bool:
@@ -173,7 +200,7 @@ class CodexDriver:
         if any(name.upper() in _PROXY_VARIABLES for name in self._setup.environment):
             return True
         try:
-            config = self._setup.home.read(f"{_HOME}/config.toml", MIB + 1)
+            config = self._setup.home.read(f"{HOME}/config.toml", MIB + 1)
             return len(config) > MIB or b"https://" in config
         except FileNotFoundError:
             return False
@@ -191,22 +218,7 @@ class CodexDriver:
         await process.connection.notify("initialized")
 
     def _arguments(self) -> tuple[str, ...]:
-        # JSON's strings are TOML's basic strings.
-        if self._setup.login:
-            credential = {"requires_openai_auth": "true"}
-        else:
-            credential = {"env_key": json.dumps(_KEY_VARIABLE)}
-        settings = {
-            "name": json.dumps("hutch"),
-            "base_url": json.dumps(f"{self._setup.gateway_url}/codex/v1"),
-            **credential,
-            "wire_api": json.dumps("responses"),
-            "request_max_retries": "2",
-            "stream_max_retries": "2",
-        }
-        table = ",".join(f"{name}={value}" for name, value in settings.items())
-        gateway = ("-c", "model_provider=hutch", "-c", f"model_providers.hutch={{{table}}}")
-        return ("app-server", *gateway, *_QUIET)
+        return ("app-server", *_gateway(self._setup), *_QUIET)
 
     def _thread(self) -> dict[str, object]:
         return {

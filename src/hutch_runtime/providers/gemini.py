@@ -34,6 +34,17 @@ _NOT_FOUND: Final = re.compile(r"No previous sessions found|Invalid session iden
 _MAX_HISTORY_ROUNDS: Final = 100_000
 
 
+def environment(setup: Setup) -> dict[str, str]:
+    """What a ``gemini`` is started with, an agent or a person's own."""
+    return {
+        **setup.proxy,
+        "GEMINI_API_KEY": setup.placeholder_key,
+        "GOOGLE_GEMINI_BASE_URL": f"{setup.gateway_url}/gemini",
+        "GEMINI_CLI_TRUST_WORKSPACE": "true",
+        "GEMINI_CLI_NO_RELAUNCH": "true",  # else a second Node process, 0.7 s later
+    }
+
+
 class GeminiDriver:
     provider: Final[Provider] = "gemini"
     shares_process: Final = True
@@ -133,16 +144,12 @@ class GeminiDriver:
         self._setup.home.make(TEMPORARY)
         write_settings(self._setup.home)
         process = RpcProcess("sessionId", lambda *request: _answer(process, *request))
-        environment = {
-            **self._setup.proxy,
-            "GEMINI_API_KEY": self._setup.placeholder_key,
-            "GOOGLE_GEMINI_BASE_URL": f"{self._setup.gateway_url}/gemini",
-            "GEMINI_CLI_TRUST_WORKSPACE": "true",
-            "GEMINI_CLI_NO_RELAUNCH": "true",  # else a second Node process, 0.7 s later
+        variables = {
+            **environment(self._setup),
             "TMPDIR": str(self._setup.home.path / TEMPORARY),
         }
         arguments = ("--acp", "--approval-mode", FREE, "-m", DEFAULT_MODEL)
-        await process.start(self._setup, arguments, environment)
+        await process.start(self._setup, arguments, variables)
         return process
 
     async def _greet(self, process: RpcProcess) -> None:
