@@ -87,6 +87,7 @@ from hutch.snapshots.service import Snapshots
 from hutch.store.database import Database
 from hutch.store.open import open_database
 from hutch.store.seat import Leader
+from hutch.terminals.service import Terminals
 from hutch.vault.data_keys import DataKeys
 from hutch.vault.key_environment import EnvironmentKeys
 from hutch.vault.key_file import KeyFile
@@ -148,6 +149,7 @@ class Hutch:
     runs: Runs
     webhooks: Webhooks
     tickets: Tickets
+    terminals: Terminals
     snapshots: Snapshots
     idle: Idle
     retention: Retention
@@ -338,6 +340,18 @@ async def running(
             )
         )
 
+        uses, terminals = await stack.enter_async_context(
+            _terminals(
+                settings,
+                sandboxes,
+                runtime,
+                clock,
+                agreements=agreements,
+                logins=logins,
+                exits=exits,
+            )
+        )
+
         watch = ExitWatch(
             exits,
             gateway_control,
@@ -355,19 +369,9 @@ async def running(
         )
         places.make_room = idle.make_room
         disk, wall = Disk(settings.data_dir, clock), FirewallWatch(backend, clock)
-        scaling = Scaling(
-            ScalingRows(database),
-            run_queue,
-            places,
-            sandboxes,
-            clock,
-            rules=_rules(settings),
-            pressure=Pressure(
-                load, cpu_limit=settings.alert_cpu, memory_limit=settings.alert_memory
-            ),
-            memory_hard_mb=settings.memory_hard_mb,
+        scaling = await _scaling(
+            settings, database, clock, load, queue=run_queue, places=places, sandboxes=sandboxes
         )
-        await scaling.load()
         retention = Retention(
             snapshots,
             sandbox_rows,
@@ -449,7 +453,7 @@ async def running(
             vault=vault,
             probe=CredentialProbe(settings.base_url, exits.connector),
             sandboxes=sandboxes,
-            uses=Uses(sandboxes),
+            uses=uses,
             places=places,
             rollouts=rollouts,
             run_queue=run_queue,
@@ -464,6 +468,7 @@ async def running(
             runs=runs,
             webhooks=webhooks,
             tickets=Tickets(clock),
+            terminals=terminals,
             snapshots=snapshots,
             idle=idle,
             retention=retention,
@@ -484,6 +489,61 @@ async def running(
             driver=driver,
             leader=leading.leader if leading is not None else None,
         )
+
+
+@contextlib.asynccontextmanager
+async def _terminals(
+    settings: Settings,
+    sandboxes: Sandboxes,
+    runtime: RuntimeClient,
+    clock: Clock,
+    *,
+    agreements: Agreements,
+    logins: Logins,
+    exits: Exits,
+) -> AsyncIterator[tuple[Uses, Terminals]]:
+    uses = Uses(sandboxes)
+    terminals = Terminals(
+        sandboxes,
+        uses,
+        runtime,
+        clock,
+        agreements=agreements,
+        logins=logins,
+        exits=exits,
+        most=settings.terminals,
+        idle_s=settings.terminal_idle_s,
+        detached_s=settings.terminal_detached_s,
+    )
+    try:
+        await terminals.recover()
+        yield uses, terminals
+    finally:
+        await terminals.close()
+
+
+async def _scaling(
+    settings: Settings,
+    database: Database,
+    clock: Clock,
+    load: Load,
+    *,
+    queue: RunQueue,
+    places: Places,
+    sandboxes: Sandboxes,
+) -> Scaling:
+    scaling = Scaling(
+        ScalingRows(database),
+        queue,
+        places,
+        sandboxes,
+        clock,
+        rules=_rules(settings),
+        pressure=Pressure(load, cpu_limit=settings.alert_cpu, memory_limit=settings.alert_memory),
+        memory_hard_mb=settings.memory_hard_mb,
+    )
+    await scaling.load()
+    return scaling
 
 
 async def _attacks(

@@ -182,6 +182,12 @@ class Settings(BaseSettings):
     # Private networks into which webhooks may lead, as CIDR, also without TLS. None by default.
     webhook_networks: Annotated[tuple[str, ...], NoDecode] = ()
 
+    # A user's terminals at once; 0: none. Seconds after which one ends in which nothing is typed or
+    # shown, and one that nobody has come back to.
+    terminals: Annotated[int, Field(ge=0, le=16)] = 4
+    terminal_idle_s: PositiveFloat = 1800
+    terminal_detached_s: PositiveFloat = 900
+
     run_timeout_s: float = 600
     run_timeout_max_s: float = 3600
 

@@ -7,7 +7,9 @@ import re
 import secrets
 from typing import Final, Literal
 
-Kind = Literal["user", "key", "sbx", "inc", "ses", "run", "req", "exit", "snap", "hook", "msg"]
+Kind = Literal[
+    "user", "key", "sbx", "inc", "ses", "run", "req", "exit", "snap", "hook", "msg", "term"
+]
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
 _LENGTH: Final = 20  # characters of 5 bits

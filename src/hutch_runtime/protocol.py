@@ -113,12 +113,11 @@ ErrorCode: TypeAlias = Literal[
     "bad_request",
     "unauthorized",
     "run_not_found",
-    "terminal_not_found",
-    "terminal_failed",  # its program could not be started
-    "too_many_terminals",
     "runtime_error",  # a bug of ours inside the sandbox
 ]
 ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(ErrorCode))
+# Of requests that are no runs.
+RequestCode: TypeAlias = Literal["terminal_not_found", "terminal_failed", "too_many_terminals"]
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB

@@ -25,6 +25,7 @@ from hutch_runtime.protocol import (
     EventType,
     Options,
     Provider,
+    RequestCode,
     unsupported,
 )
 from hutch_runtime.providers.base import (
@@ -52,7 +53,7 @@ SHUTTING_DOWN: Final = "The sandbox is shutting down."
 class Refused(Exception):
     """The request can't be served; nothing was run."""
 
-    def __init__(self, code: ErrorCode, message: str, hint: str = "") -> None:
+    def __init__(self, code: ErrorCode | RequestCode, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message

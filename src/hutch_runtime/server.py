@@ -36,6 +36,7 @@ from hutch_runtime.protocol import (
     ErrorCode,
     OptionError,
     Provider,
+    RequestCode,
     read_attachments,
     read_options,
 )
@@ -61,7 +62,7 @@ _RUN_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _MODEL: Final = re.compile(r"[A-Za-z0-9][\x21-\x7e]{0,199}")
 _SESSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
-_STATUS: Final[dict[ErrorCode, int]] = {
+_STATUS: Final[dict[ErrorCode | RequestCode, int]] = {
     "bad_request": 400,
     "unauthorized": 401,
     "not_supported": 400,

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from hutch.accounts import tickets
+from hutch.accounts.models import ApiKey
 from hutch.app import Hutch
 from tests.orchestrator.conftest import Api, World, new_user, serving
 from tests.orchestrator.following import WAYS, Event
@@ -173,12 +174,13 @@ async def test_a_ticket_opens_one_run_once_and_soon(
 
 
 async def test_old_tickets_of_a_user_make_room(hutch: Hutch) -> None:
-    first = hutch.tickets.issue("user_a", "run_a")
-    others = hutch.tickets.issue("user_b", "run_a")
+    key = ApiKey("key_a", "user_a", "user", "hutch_user_", 0.0)
+    first = hutch.tickets.issue("user_a", "run_a", key)
+    others = hutch.tickets.issue("user_b", "run_a", key)
     for _ in range(tickets.PER_USER):
-        last = hutch.tickets.issue("user_a", "run_a")
-    assert hutch.tickets.redeem(others.text, "run_a") == "user_b"
-    assert hutch.tickets.redeem(last.text, "run_a") == "user_a"
+        last = hutch.tickets.issue("user_a", "run_a", key)
+    assert hutch.tickets.redeem(others.text, "run_a").user_id == "user_b"
+    assert hutch.tickets.redeem(last.text, "run_a").user_id == "user_a"
     with pytest.raises(Exception, match="too old"):
         hutch.tickets.redeem(first.text, "run_a")
 

@@ -44,6 +44,25 @@ class Frames:
     reason: str = ""
 
 
+class Echo:
+    """A terminal that says what it is told; "die" and "close" end it."""
+
+    async def carry(self, request: web.BaseRequest) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            if message.data == "die":
+                assert request.transport is not None
+                request.transport.abort()
+            elif message.data == "close":
+                await socket.close(code=4409)
+            elif message.type is aiohttp.WSMsgType.TEXT:
+                await socket.send_str(message.data)
+            else:
+                await socket.send_bytes(message.data)
+        return socket
+
+
 @dataclass
 class FakeLeader:
     """Answers as told, and writes down what it was asked."""
@@ -61,6 +80,8 @@ class FakeLeader:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
+        if isinstance(answer, Echo):
+            return await answer.carry(request)
         if isinstance(answer, Frames):
             return await self._frames(request, answer)
         if isinstance(answer, list):
@@ -305,6 +326,34 @@ async def test_a_websocket_by_ticket_is_told_to_come_back(setup: Setup) -> None:
         assert await asking == ([frame(2)], 1012)
         assert first.asked[0].headers["sec-websocket-protocol"] == "hutch.events,hutch_ticket_x"
         assert second.asked == []
+
+
+async def test_a_terminal_is_passed_on_in_both_directions_and_told_to_come_back(
+    setup: Setup,
+) -> None:
+    async with a_leader(Echo()) as first, a_leader(Echo()) as second:
+        setup.throne.give(first.url)
+        path = "/v1/terminal?terminal=term_a&after=7"
+        headers = {"authorization": "Bearer k"}
+        async with setup.http.ws_connect(setup.url + path, headers=headers) as socket:
+            big = bytes(range(256)) * 256
+            for data in (b"\x00\xff", b"", big):
+                await socket.send_bytes(data)
+                assert await socket.receive_bytes() == data
+            await socket.send_str('{"type": "resize"}')
+            assert await socket.receive_str() == '{"type": "resize"}'
+            await socket.send_str("die")
+            assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+            assert socket.close_code == 1012
+        setup.throne.give(second.url)
+        async with setup.http.ws_connect(setup.url + path, headers=headers) as socket:
+            await socket.send_str("close")
+            assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+            assert socket.close_code == 4409
+        for leader in (first, second):
+            (asked,) = leader.asked
+            assert asked.query == {"terminal": "term_a", "after": "7"}
+            assert asked.headers["authorization"] == "Bearer k"
 
 
 @pytest.mark.parametrize("code", [1000, 4401, 4404])

@@ -53,6 +53,7 @@ class Belongings:
             "message_id": "msg_00000000000000000000",
             "key_id": key["id"],
             "exit_id": "exit_00000000000000000000",
+            "terminal_id": call("POST", "/v1/terminals", json={"command": ["sleep", "900"]})["id"],
         }
 
     def all_there(self) -> None:
@@ -62,6 +63,8 @@ class Belongings:
         assert call("GET", f"/v1/webhooks/{self.ids['webhook_id']}") == without_secret(self.webhook)
         assert any(key["id"] == self.ids["key_id"] for key in call("GET", "/v1/keys")["keys"])
         assert call("GET", "/v1/container")["id"] == self.ids["container_id"]
+        terminals = call("GET", "/v1/terminals")["terminals"]
+        assert [one["id"] for one in terminals] == [self.ids["terminal_id"]]
 
 
 def without_secret(webhook: dict[str, Any]) -> dict[str, Any]:

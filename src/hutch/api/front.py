@@ -23,9 +23,11 @@ from starlette.types import Message, Receive, Scope, Send
 from hutch.accounts.sources import CLIENT, Sources
 from hutch.api.compat.dialects import error_frame, speaks_another
 from hutch.api.errors import body as error_body
+from hutch.api.front_terminal import TerminalRelay
 from hutch.api.front_websocket import WebSocketRelay
 from hutch.api.limits import most, too_large
 from hutch.api.refusal import Refusal
+from hutch.api.terminal_websocket import PATH as TERMINAL
 from hutch.store.seat import Leader, Seat
 
 # To a leader: this comes from a front, so do not pass it on. From one: it leads no more.
@@ -108,10 +110,9 @@ class Front:
         source = self._sources.of(peer, scope["headers"])
         scope["headers"] = [*scope["headers"], (CLIENT, self._sources.sign(source))]
         if scope["type"] == "websocket":
+            kind = TerminalRelay if scope["path"] == TERMINAL else WebSocketRelay
             session = self._session(repeatable=True)
-            relay = WebSocketRelay(
-                self._seat, session, scope, forwarded=FORWARDED, wait_s=_STREAM_WAIT_S
-            )
+            relay = kind(self._seat, session, scope, forwarded=FORWARDED, wait_s=_STREAM_WAIT_S)
             return await relay.carry(receive, send)
         limit = most(scope["method"], scope["path"])
         request = await _read(scope, receive, limit)

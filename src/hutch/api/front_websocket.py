@@ -22,9 +22,19 @@ from hutch_runtime.protocol import EVENT_MAX_BYTES
 _PASSED: Final = (b"authorization", b"x-hutch-user", b"user-agent", CLIENT)
 # Of an event, which is ours and begins like this.
 _EVENT: Final = re.compile(r'\{"run_id":"[^"]*","seq":([0-9]+),"time":[^,]*,"type":"([^"]*)"')
-_LEADER_GONE: Final = frozenset({1001, 1006, 1012})
+LEADER_GONE: Final = frozenset({1001, 1006, 1012})
 _PAUSE_S: Final = 0.05
 _FRAME_MAX: Final = 2 * EVENT_MAX_BYTES
+
+
+def passed_headers(scope: Scope, forwarded: bytes) -> list[tuple[str, str]]:
+    """What the leader is to know of a client; ``forwarded`` says that a front has sent it."""
+    headers = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in scope["headers"]
+        if name in _PASSED
+    ]
+    return [*headers, (forwarded.decode(), "1")]
 
 
 class WebSocketRelay:
@@ -44,12 +54,7 @@ class WebSocketRelay:
         self._http = http
         self._path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
         self._query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-        self._headers = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in scope["headers"]
-            if name in _PASSED
-        ]
-        self._headers.append((forwarded.decode(), "1"))
+        self._headers = passed_headers(scope, forwarded)
         self._by_key = any(name == "authorization" for name, _ in self._headers)
         self._offered = tuple(scope.get("subprotocols", ()))
         self._wait_s = wait_s
@@ -81,7 +86,7 @@ class WebSocketRelay:
                     code, reason = await self._follow(leader, send)
                 except (aiohttp.ClientError, OSError):  # TimeoutError is an OSError
                     code, reason = 0, ""  # it is not there, or does not lead
-                if code and code not in _LEADER_GONE:
+                if code and code not in LEADER_GONE:
                     return code, reason
                 if self._finished:
                     return ENDED, "run.finished"

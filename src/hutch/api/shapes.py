@@ -251,13 +251,38 @@ class ApprovalPage(Shape):
 
 
 class TicketRequest(Asked):
-    run_id: str
+    run_id: str | None = None
+    terminal: bool = False
 
 
 class TicketAnswer(Shape):
     ticket: str
-    run_id: str
+    run_id: str | None = Field(description="None: it is for a terminal.")
     expires_at: Time
+
+
+class TerminalRequest(Asked):
+    command: list[str] | None = Field(
+        default=None, description="A program and its arguments; by default the shell."
+    )
+    tty: bool = Field(
+        default=True, description="False: two pipes instead, which carry any bytes and drop none."
+    )
+    rows: int = Field(default=24, ge=1, le=1000)
+    columns: int = Field(default=80, ge=1, le=1000)
+    term: str = Field(default="xterm-256color", max_length=64, description="As TERM says it.")
+
+
+class TerminalAnswer(Shape):
+    id: str
+    command: list[str] | None
+    tty: bool
+    attached: bool = Field(description="Whether a connection is there.")
+    created_at: Time
+
+
+class TerminalList(Shape):
+    terminals: list[TerminalAnswer]
 
 
 class SessionAnswer(Shape):

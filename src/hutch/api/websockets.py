@@ -23,6 +23,7 @@ from hutch.errors import (
     InvalidRequest,
     NotFound,
     TooManyFailures,
+    TooManyUses,
     Unauthorized,
 )
 from hutch_runtime.protocol import KIB
@@ -38,14 +39,15 @@ ENDED: Final = 1000  # every event was sent, or there is none after what was ask
 GOING_DOWN: Final = 1012  # the run goes on; come back with the last number
 FAILED: Final = 1011
 # The last three digits are the statuses of the same refusals over HTTP.
-_CLOSES: Final[tuple[tuple[type[HutchError], int], ...]] = (
+CLOSES: Final[tuple[tuple[type[HutchError], int], ...]] = (
     (InvalidRequest, 4400),
     (Unauthorized, 4401),
     (TooManyFailures, 4429),
     (Forbidden, 4403),
     (NotFound, 4404),
+    (TooManyUses, 4429),
 )
-_REASON_MAX: Final = 123  # bytes, by RFC 6455
+REASON_MAX: Final = 123  # bytes, by RFC 6455
 
 
 @router.websocket("/v1/runs/{run_id}/events")
@@ -59,7 +61,7 @@ async def follow_run(websocket: WebSocket, run_id: str) -> None:
         await asyncio.wait({listening, sending}, return_when=asyncio.FIRST_COMPLETED)
         if not listening.done():
             code, reason = sending.result()
-            await websocket.close(code, reason.encode()[:_REASON_MAX].decode(errors="ignore"))
+            await websocket.close(code, reason.encode()[:REASON_MAX].decode(errors="ignore"))
     except WebSocketDisconnect:
         pass
     finally:
@@ -82,7 +84,7 @@ async def _send_events(
         if (await hutch.runs.get(user_id, run_id)).finished:
             return ENDED, "run.finished"
     except HutchError as error:
-        code = next((code for kind, code in _CLOSES if isinstance(error, kind)), FAILED)
+        code = next((code for kind, code in CLOSES if isinstance(error, kind)), FAILED)
         return code, f"{error.code}: {error.message}"
     return GOING_DOWN, "going_down: come back with ?after=N"
 
@@ -96,7 +98,7 @@ async def _user(hutch: Hutch, websocket: WebSocket, run_id: str, offered: list[s
     ticket = next((name for name in offered if name.startswith(TICKET)), None)
     if ticket is None:
         raise Unauthorized("This needs an API key or a ticket.")
-    return hutch.tickets.redeem(ticket, run_id)
+    return hutch.tickets.redeem(ticket, run_id).user_id
 
 
 def _after(text: str) -> int:

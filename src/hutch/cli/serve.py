@@ -55,6 +55,7 @@ def serve(settings: Settings) -> None:
 
         async def before_shutdown() -> None:
             await alone.state.hutch.runs.close()
+            await alone.state.hutch.terminals.close()
 
     server = _Server(
         uvicorn.Config(

@@ -158,6 +158,17 @@ class RuntimeClient:
             await _read(response)
 
     @asynccontextmanager
+    async def exchange(
+        self, sandbox: Sandbox, path: str, pieces: AsyncIterator[bytes]
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """One request that is written and read at once, for as long as both sides like. Its answer
+        does not begin before the first of the ``pieces``.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_S, sock_read=_SILENCE_S)
+        async with self._request(sandbox, "POST", path, timeout=timeout, data=pieces) as response:
+            yield response.content.iter_any()
+
+    @asynccontextmanager
     async def _stream(
         self, sandbox: Sandbox, method: str, path: str, **options: Any
     ) -> AsyncIterator[AsyncIterator[bytes]]:

@@ -142,7 +142,8 @@ class Sandboxes:
             return sandbox
         if sandbox.observed == "provisioning" or not await self.rest(sandbox, "hibernated"):
             raise SandboxBusy(
-                "The container is in use.", hint="Wait for its runs to end, or cancel them."
+                "The container is in use.",
+                hint="Wait for its runs to end, or cancel them; end its terminals.",
             )
         try:
             async with asyncio.timeout(READY_WITHIN_S):

@@ -19,7 +19,7 @@ import subprocess
 import termios
 import time
 import tty
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -213,12 +213,14 @@ class Terminal:
     def resize(self, rows: int, columns: int) -> None:
         if self.wanted.tty and self._output >= 0:
             fcntl.ioctl(self._output, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            if not self._kernel_tells():
+                _signal(_groups_of(self._pid), signal.SIGWINCH)
 
     async def end(self, reason: str) -> None:
         """Hang up, and kill what does not go. Returns when it has ended."""
         if self.end_of_it is None:
             self._reason = self._reason or reason
-            groups = {self._pid, self._foreground()} - {0, os.getpgrp()}
+            groups = {self._pid, *_groups_of(self._pid)} - {0, os.getpgrp()}
             _signal(groups, signal.SIGHUP, signal.SIGCONT)
             self._close_input()
             with contextlib.suppress(TimeoutError):
@@ -329,12 +331,15 @@ class Terminal:
     def _pid(self) -> int:
         return self._process.pid if self._process is not None else 0
 
-    def _foreground(self) -> int:
-        if not self.wanted.tty or self._output < 0:
-            return 0
-        with contextlib.suppress(OSError):
-            return os.tcgetpgrp(self._output)
-        return 0
+    def _kernel_tells(self) -> bool:
+        """Whether who is in front of a terminal hears of its new size. gVisor 20240729 tells
+        nobody, and knows nothing of the foreground here either.
+        """
+        try:
+            os.tcgetpgrp(self._output)
+        except OSError:
+            return False
+        return True
 
     async def _await_exit(self) -> None:
         assert self._process is not None  # noqa: S101  it has been started
@@ -389,7 +394,20 @@ class Terminal:
         task.add_done_callback(self._tasks.discard)
 
 
-def _signal(groups: set[int], *numbers: signal.Signals) -> None:
+def _groups_of(session: int) -> set[int]:
+    """The process groups of a session: a shell's jobs, and itself."""
+    groups = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                # The name in brackets may hold anything; what is looked for stands behind it.
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+                if int(fields[3]) == session:
+                    groups.add(int(fields[2]))
+    return groups
+
+
+def _signal(groups: Iterable[int], *numbers: signal.Signals) -> None:
     for group in groups:
         for number in numbers:
             with contextlib.suppress(ProcessLookupError, PermissionError):
