@@ -28,6 +28,7 @@ NAMES = {
     models.Agreement: "AgreementAnswer",
     models.Network: "NetworkAnswer",
     models.Ticket: "TicketAnswer",
+    models.TerminalInfo: "TerminalAnswer",
     models.User: "UserAnswer",
     models.NewUser: "UserWithKey",
 }

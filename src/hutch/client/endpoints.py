@@ -98,6 +98,10 @@ class Endpoints:
     decide = one(requests.decide)
     ticket = one(requests.ticket)
 
+    open_terminal = one(requests.open_terminal)
+    terminals = one(requests.terminals)
+    end_terminal = one(requests.end_terminal)
+
     sessions = one(requests.sessions)
     session = one(requests.session)
     name_session = one(requests.name_session)

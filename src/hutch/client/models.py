@@ -300,8 +300,24 @@ class McpServerPage:
 @dataclass(frozen=True, slots=True)
 class Ticket:
     ticket: str
-    run_id: str
+    run_id: str | None  # None: it is for a terminal
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalInfo:
+    """``command`` None is the shell."""
+
+    id: str
+    command: tuple[str, ...] | None
+    tty: bool
+    attached: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalList:
+    terminals: tuple[TerminalInfo, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

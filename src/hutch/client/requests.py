@@ -6,7 +6,7 @@ them. What takes several requests is a generator of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, Unpack
 from urllib.parse import quote
@@ -20,6 +20,7 @@ U = TypeVar("U")
 
 _WAIT_S: Final = 45  # of one request that waits for a run: most proxies cut a silent one at 60
 _PAGE: Final = 100
+_CONTAINER_S: Final = 90  # until one is ready, where all are in use
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +160,49 @@ def decide(
     return Request("POST", where, decoder(models.Approval), json={"decision": decision})
 
 
-def ticket(run_id: str) -> Request[models.Ticket]:
-    """Opens the run's events once, from a browser's WebSocket."""
+def ticket(run_id: str | None = None) -> Request[models.Ticket]:
+    """Opens the run's events once, from a browser's WebSocket; without a run a terminal."""
+    body = {"run_id": run_id} if run_id is not None else {"terminal": True}
+    return Request("POST", "/v1/tickets", decoder(models.Ticket), json=body, repeatable=True)
+
+
+# Terminals
+
+
+def open_terminal(
+    command: Sequence[str] | None = None,
+    *,
+    tty: bool = True,
+    rows: int = 24,
+    columns: int = 80,
+    term: str = "xterm-256color",
+) -> Request[models.TerminalInfo]:
+    """A shell, or a command; ``Client.terminal`` connects to it."""
     return Request(
-        "POST", "/v1/tickets", decoder(models.Ticket), json={"run_id": run_id}, repeatable=True
+        "POST",
+        "/v1/terminals",
+        decoder(models.TerminalInfo),
+        json={
+            "command": list(command) if command is not None else None,
+            "tty": tty,
+            "rows": rows,
+            "columns": columns,
+            "term": term,
+        },
+        repeatable=False,
+        waits_s=_CONTAINER_S,
+    )
+
+
+def terminals() -> Request[tuple[models.TerminalInfo, ...]]:
+    """Those that live, the oldest first."""
+    decode = _then(decoder(models.TerminalList), lambda found: found.terminals)
+    return Request("GET", "/v1/terminals", decode)
+
+
+def end_terminal(terminal_id: str) -> Request[None]:
+    return Request(
+        "DELETE", path("/v1/terminals/{id}", id=terminal_id), _nothing, gone_is_done=True
     )
 
 
