@@ -6,14 +6,19 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from hutch.cli import prompts
+from hutch.cli import completion, main, prompts, servers
+from hutch.cli.waiting import waiting
+from hutch.client import Client
 from hutch.errors import InvalidRequest
 from tests.client.faulty import RUN, FaultyService, Reply
 
@@ -292,23 +297,6 @@ def test_profiles(
     assert hutch("profile", "list") == 1
 
 
-def test_completion() -> None:
-    done = subprocess.run(
-        [Path(sys.executable).with_name("hutch")],
-        env={
-            **os.environ,
-            "_HUTCH_COMPLETE": "complete_bash",
-            "COMP_WORDS": "hutch run c",
-            "COMP_CWORD": "2",
-        },
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.stdout.split() == ["claude", "codex"]
-
-
 def test_a_secret_typed_at_a_prompt_is_asked_for(
     hutch: Hutch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,3 +335,117 @@ def test_the_secrets_of_an_mcp_server_are_no_arguments(
     told = {"command": "python3", "args": ["-m", "notes", "--fast"], "env": {"MODE": "x"}}
     assert connected.asked[-1].body == told
     assert hutch("mcp-servers", "add", "--env", "A=b", "far", stored["url"]) == 2
+
+
+# What is no request whose answer has an end: servers, conversations, and builds on this machine.
+NO_JSON = {
+    *("acp", "mcp", "serve", "chat", "login", "up", "down", "setup", "demo egress"),
+    *("image build", "image service"),
+    "admin audit export",  # is JSON by itself
+}
+
+
+def commands(group: Any, *before: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *before, name)
+        else:
+            yield " ".join((*before, name)), command
+
+
+def test_what_asks_the_service_has_json() -> None:
+    found = dict(commands(typer.main.get_command(main.app)))
+    assert len(found) > 50
+    lacking = {
+        name
+        for name, command in found.items()
+        if not any("--json" in option.opts for option in command.params)
+    }
+    others = ("files", "shell", "git", "mcp-servers")  # of what answers with files or a terminal
+    assert {name for name in lacking if not name.startswith(others)} == NO_JSON
+
+
+def test_what_has_no_answer_is_an_object_all_the_same(
+    connected: FaultyService, hutch: Hutch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connected.replies["DELETE /v1/sessions/ses_1"] = [(204, {}, b""), (204, {}, b"")]
+    assert hutch("sessions", "delete", "ses_1", "--json") == 0
+    assert capsys.readouterr().out == "{}\n"
+    assert hutch("sessions", "delete", "ses_1") == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_version(hutch: Hutch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hutch("--version") == 0
+    assert capsys.readouterr().out == f"hutch {metadata.version('hutch')}\n"
+
+
+def completed(line: str, shell: str) -> str:
+    """As each shell's own script asks; the last word is the one under way."""
+    asked = {
+        "bash": {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))},
+        "zsh": {"_TYPER_COMPLETE_ARGS": line},
+        "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+    }
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hutch")],
+        env={**os.environ, **asked[shell], "_HUTCH_COMPLETE": f"complete_{shell}"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    assert "codex" in completed("hutch run c", shell)
+
+
+def test_names_that_are_completed(
+    connected: FaultyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected.replies["GET /v1/runs"] = [answer({"runs": [{**RUN, "id": "run_7"}], "next": None})]
+    assert completion.runs() == [("run_7", "codex succeeded")]
+    monkeypatch.setattr(completion, "PATIENCE_S", 0.01)
+    released = threading.Event()
+    late = answer({"sessions": []})
+    connected.replies["GET /v1/sessions"] = [lambda: (released.wait(5), late)[1]]
+    assert completion.sessions() == []
+    released.set()
+    monkeypatch.setenv("HUTCH_URL", "http://127.0.0.1:9")
+    assert completion.runs() == []
+    monkeypatch.delenv("HUTCH_URL")
+    servers.save(servers.Servers({"work": servers.Server("https://hutch.example.org")}, "work"))
+    assert completion.profile_names() == ["work"]
+
+
+def test_ctrl_c_before_the_answer_leaves_no_run_behind(
+    connected: FaultyService, hutch: Hutch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit: Any = Client.submit
+    times = 0
+
+    def interrupted(client: Client, *arguments: Any, **options: Any) -> Any:
+        nonlocal times
+        begun = submit.__get__(client, Client)(*arguments, **options)
+        times += 1
+        if times == 1:
+            raise KeyboardInterrupt
+        return begun
+
+    monkeypatch.setattr(Client, "submit", interrupted)
+    with standard_input(""):
+        assert hutch("run", "claude", "x") == 130
+    assert [one.path for one in connected.asked] == [
+        *("/v1/runs", "/v1/runs", "/v1/runs/run_1/cancel")
+    ]
+    assert len(connected.runs) == 1
+
+
+def test_who_waits_sees_a_spinner_on_a_terminal_only(capfd: pytest.CaptureFixture[str]) -> None:
+    with waiting("getting it ready"):
+        pass
+    assert capfd.readouterr() == ("", "")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -40,6 +40,7 @@ def test_what_is_whole() -> None:
     assert split("- one\n\n- two") == ("", "- one\n\n- two")
 
 
+@settings(deadline=None)  # on a busy machine anything is slow
 @given(st.lists(st.sampled_from([*PAGE.splitlines(keepends=True), "\n", "~~~\n", " x\n"])))
 def test_nothing_is_lost(lines: list[str]) -> None:
     text = "".join(lines)
@@ -54,6 +55,7 @@ def printed(text: str) -> str:
     return out.file.getvalue()
 
 
+@settings(deadline=None)  # on a busy machine anything is slow
 @given(st.lists(st.integers(0, len(PAGE)), max_size=8))
 def test_however_it_comes_it_reads_the_same(cuts: list[int]) -> None:
     screen = io.StringIO()

@@ -37,12 +37,16 @@ def show(
 def accept(
     document: Annotated[str, typer.Argument(help="Its name, from `hutch agreements`.")],
     version: Annotated[str, typer.Argument(help="The version that you have read.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Accept a text in the version that you have read."""
     with user_client(Settings()) as client:
         body = {"document": document, "version": version}
         accepted = client.call("POST", "/v1/agreements", json=body)
-    echo(f"accepted {document} {version} at {accepted['accepted_at']}")
+    if json:
+        typer.echo(json_module.dumps(accepted))
+    else:
+        echo(f"accepted {document} {version} at {accepted['accepted_at']}")
 
 
 def _show(agreement: dict[str, Any]) -> None:

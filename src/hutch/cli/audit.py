@@ -11,6 +11,7 @@ import typer
 from hutch.cli.printable import echo
 from hutch.cli.profile import admin_client
 from hutch.cli.tables import table
+from hutch.cli.waiting import waiting
 from hutch.client import Client
 from hutch.config import Settings
 
@@ -20,10 +21,16 @@ _PAGE: Final = 1000
 
 
 @app.command("list")
-def list_lines(limit: Annotated[int, typer.Option(min=1, max=1000)] = 50) -> None:
+def list_lines(
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """The last lines, newest first."""
     with admin_client(Settings()) as client:
         lines = client.call("GET", "/v1/admin/audit", params={"limit": limit})["lines"]
+    if json:
+        typer.echo(json_module.dumps(lines))
+        return
     columns = ("line", "time", "actor", "user", "action", "target", "source", "result")
     table(columns, [_row(line) for line in lines])
 
@@ -44,7 +51,7 @@ def verify(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look for lines that were removed, changed, put elsewhere, or cut off; exit code 1 if any."""
-    with admin_client(Settings()) as client:
+    with admin_client(Settings()) as client, waiting("reading the log"):
         verdict = client.call("GET", "/v1/admin/audit/verify", params={"first": first})
     if json:
         typer.echo(json_module.dumps(verdict))

@@ -18,7 +18,7 @@ from hutch.cli.approvals import Asking, terminal
 from hutch.cli.markdown import MarkdownView
 from hutch.cli.printable import printable
 from hutch.cli.profile import FOLLOW_FOR_S
-from hutch.cli.run import Plain, follow
+from hutch.cli.run import Plain, begin, follow
 from hutch.cli.show import Show
 from hutch.client import ApiError, Client
 
@@ -81,7 +81,8 @@ class Chat:
         if self._ask is not None:
             show = Asking(show, self._client, self._ask)
         try:
-            run = self._client.submit(
+            run = begin(
+                self._client,
                 self._provider,
                 prompt,
                 model=self._model,

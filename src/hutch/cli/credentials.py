@@ -11,7 +11,8 @@ from hutch.cli.printable import echo
 from hutch.cli.profile import user_client
 from hutch.cli.providers import ProviderArgument
 from hutch.cli.secret_input import read_secret
-from hutch.cli.tables import Json, print_json, table, when
+from hutch.cli.tables import Json, done, print_json, table, when
+from hutch.cli.waiting import waiting
 from hutch.config import Settings
 
 app = typer.Typer(no_args_is_help=True, help="The credentials that pay for your runs.")
@@ -59,7 +60,7 @@ def put(
     if kind not in _WHAT:
         raise typer.BadParameter(f"one of {', '.join(_WHAT)}", param_hint="--kind")
     secret = read_secret(_WHAT[kind])
-    with user_client(Settings()) as client:
+    with user_client(Settings()) as client, waiting("storing"):
         stored = client.put_credential(provider, kind, secret, verify=verify)
     if json:
         print_json(stored)
@@ -71,7 +72,7 @@ def put(
 @app.command("test")
 def try_one(provider: ProviderArgument, json: Json = False) -> None:
     """One request with what is stored; it costs no tokens. Exit code 1 if it was rejected."""
-    with user_client(Settings()) as client:
+    with user_client(Settings()) as client, waiting("asking the provider"):
         tried = client.test_credential(provider)
     if json:
         print_json(tried)
@@ -82,7 +83,8 @@ def try_one(provider: ProviderArgument, json: Json = False) -> None:
 
 
 @app.command()
-def delete(provider: ProviderArgument) -> None:
+def delete(provider: ProviderArgument, json: Json = False) -> None:
     """From the store, and from every place that uses it."""
     with user_client(Settings()) as client:
         client.delete_credential(provider)
+    done(as_json=json)

@@ -10,7 +10,8 @@ import typer
 
 from hutch.cli.printable import echo
 from hutch.cli.profile import admin_client, user_client
-from hutch.cli.tables import table
+from hutch.cli.tables import done, table
+from hutch.cli.waiting import waiting
 from hutch.config import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Proxies with an address each, one to a user.")
@@ -22,6 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def import_exits(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check; change nothing.")] = False,
+    json: Json = False,
 ) -> None:
     """Add the exits of FILE: Decodo's download, CSV, TXT or YAML. All of it, or nothing.
 
@@ -29,13 +31,16 @@ def import_exits(
     """
     body = {"text": file.read_text("utf-8", "replace"), "dry_run": dry_run}
     with admin_client(Settings()) as admin:
-        done = admin.call("POST", "/v1/admin/exits/import", json=body)
+        found = admin.call("POST", "/v1/admin/exits/import", json=body)
+    if json:
+        typer.echo(json_module.dumps(found))
+        return
     would = "would be " if dry_run else ""
     echo(
-        f"{would}added {done['added']}, {would}updated {done['updated']}, "
-        f"unchanged {done['unchanged']}"
+        f"{would}added {found['added']}, {would}updated {found['updated']}, "
+        f"unchanged {found['unchanged']}"
     )
-    if done["egress"] == "direct":
+    if found["egress"] == "direct":
         echo("Nobody uses them yet: set HUTCH_EGRESS=exits, and restart the service.")
 
 
@@ -54,31 +59,37 @@ def list_exits(json: Json = False) -> None:
 @app.command("probe")
 def probe(exit_id: str, json: Json = False) -> None:
     """Look at an exit now."""
-    with admin_client(Settings()) as admin:
-        _show(admin.call("POST", f"/v1/admin/exits/{exit_id}/probe"), as_json=json)
+    with admin_client(Settings()) as admin, waiting("asking through it"):
+        seen = admin.call("POST", f"/v1/admin/exits/{exit_id}/probe")
+    _show(seen, as_json=json)
 
 
 @app.command("drain")
 def drain(
     exit_id: str,
     move: Annotated[bool, typer.Option("--move", help="Give its user another one now.")] = False,
+    json: Json = False,
 ) -> None:
     """Lease an exit to nobody else; its user keeps it, unless --move."""
     with admin_client(Settings()) as admin:
         path = f"/v1/admin/exits/{exit_id}/drain"
-        _show(admin.call("POST", path, params={"move": str(move).lower()}), as_json=False)
+        _show(admin.call("POST", path, params={"move": str(move).lower()}), as_json=json)
 
 
 @app.command("remove")
 def remove(
     exit_id: str,
     force: Annotated[bool, typer.Option("--force", help="Also while it is leased.")] = False,
+    json: Json = False,
 ) -> None:
     """Forget an exit and its password."""
     with admin_client(Settings()) as admin:
         path = f"/v1/admin/exits/{exit_id}"
         admin.call("DELETE", path, params={"force": str(force).lower()})
-    echo(f"removed {exit_id}")
+    if json:
+        done(as_json=True)
+    else:
+        echo(f"removed {exit_id}")
 
 
 def own_exit(json: Json = False) -> None:

@@ -11,7 +11,7 @@ import typer
 from hutch.cli.printable import echo
 from hutch.cli.profile import admin_client, renew_user_key, user_client
 from hutch.cli.servers import write_private
-from hutch.cli.tables import table
+from hutch.cli.tables import done, table
 from hutch.config import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Your own API keys.")
@@ -58,10 +58,11 @@ def rotate_own(key_id: str, grace_hours: Grace = 24, days: Days = None, json: Js
 
 
 @app.command("revoke")
-def revoke_own(key_id: str) -> None:
+def revoke_own(key_id: str, json: Json = False) -> None:
     """From the next request on."""
     with user_client(Settings()) as client:
         client.call("DELETE", f"/v1/keys/{key_id}")
+    done(as_json=json)
 
 
 @admin.command("list")
@@ -110,10 +111,11 @@ def rotate_any(key_id: str, grace_hours: Grace = 24, days: Days = None, json: Js
 
 
 @admin.command("revoke")
-def revoke_any(key_id: str) -> None:
+def revoke_any(key_id: str, json: Json = False) -> None:
     """From the next request on."""
     with admin_client(Settings()) as client:
         client.call("DELETE", f"/v1/admin/keys/{key_id}")
+    done(as_json=json)
 
 
 def _asked(name: str, read_only: bool, days: float | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import json as json_module
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from hutch.cli import (
     admin,
     agreements,
     bridge,
+    completion,
     container,
     credentials,
     exit_codes,
@@ -30,6 +32,7 @@ from hutch.cli import (
     webhooks,
 )
 from hutch.cli.api_secrets import settings_apart_from_environment
+from hutch.cli.completion import RunId
 from hutch.cli.doctor import doctor
 from hutch.cli.login import login
 from hutch.cli.printable import echo, printable
@@ -68,18 +71,37 @@ app.command("exit")(exits.own_exit)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hutch {metadata.version('hutch')}")
+        raise typer.Exit
+
+
 @app.callback()
 def main_options(
     profile: Annotated[
-        str | None, typer.Option("--profile", "-P", help="The server; see `hutch profile`.")
+        str | None,
+        typer.Option(
+            "--profile",
+            "-P",
+            help="The server; see `hutch profile`.",
+            autocompletion=completion.profile_names,
+        ),
     ] = None,
+    version: Annotated[  # noqa: ARG001  its callback prints it
+        bool,
+        typer.Option("--version", help="Print this program's version.", callback=_print_version),
+    ] = False,
 ) -> None:
     if profile is not None:
         os.environ["HUTCH_PROFILE"] = profile
 
 
 Model = Annotated[str | None, typer.Option(help="A model that the CLI knows.")]
-Session = Annotated[str | None, typer.Option(help="Go on with this session (ses_…).")]
+Session = Annotated[
+    str | None,
+    typer.Option(help="Go on with this session (ses_…).", autocompletion=completion.sessions),
+]
 Continue = Annotated[
     bool, typer.Option("--continue", "-c", help="Go on with your last session of this provider.")
 ]
@@ -174,7 +196,7 @@ def chat(
 
 @app.command()
 def logs(
-    run_id: Annotated[str, typer.Argument(help="run_…")],
+    run_id: RunId,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Live, until it has ended. Ctrl-C leaves it.")
     ] = False,

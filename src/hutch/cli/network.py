@@ -8,6 +8,7 @@ import typer
 
 from hutch.cli.printable import echo
 from hutch.cli.profile import user_client
+from hutch.cli.tables import Json, print_json
 from hutch.client import Client
 from hutch.config import Settings
 
@@ -17,31 +18,35 @@ Rules = Annotated[list[str], typer.Argument(help="host, *.host or host:port; 443
 
 
 @app.callback(invoke_without_command=True)
-def show(context: typer.Context) -> None:
+def show(context: typer.Context, json: Json = False) -> None:
     """The operator's list and yours."""
     if context.invoked_subcommand is None:
         with user_client(Settings()) as client:
-            _show(client.call("GET", "/v1/network"))
+            _show(client.call("GET", "/v1/network"), as_json=json)
 
 
 @app.command()
-def allow(rules: Rules) -> None:
+def allow(rules: Rules, json: Json = False) -> None:
     """Add hosts to your list."""
     with user_client(Settings()) as client:
-        _put(client, [*client.call("GET", "/v1/network")["allow"], *rules])
+        _put(client, [*client.call("GET", "/v1/network")["allow"], *rules], as_json=json)
 
 
 @app.command()
-def forget(rules: Rules) -> None:
+def forget(rules: Rules, json: Json = False) -> None:
     """Take hosts from your list, written as `hutch network` shows them."""
     with user_client(Settings()) as client:
-        _put(client, [r for r in client.call("GET", "/v1/network")["allow"] if r not in rules])
+        kept = [r for r in client.call("GET", "/v1/network")["allow"] if r not in rules]
+        _put(client, kept, as_json=json)
 
 
-def _put(client: Client, rules: list[str]) -> None:
-    _show(client.call("PUT", "/v1/network", json={"allow": rules}))
+def _put(client: Client, rules: list[str], *, as_json: bool) -> None:
+    _show(client.call("PUT", "/v1/network", json={"allow": rules}), as_json=as_json)
 
 
-def _show(network: dict[str, Any]) -> None:
+def _show(network: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(network)
+        return
     for title, rules in (("everyone's", network["always"]), ("yours", network["allow"])):
         echo(f"{title}: {', '.join(rules) or 'none'}")

@@ -10,6 +10,7 @@ import typer
 from hutch.cli.printable import echo
 from hutch.cli.profile import admin_client
 from hutch.cli.tables import print_json, table
+from hutch.cli.waiting import waiting
 from hutch.config import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Containers that wait for users.")
@@ -59,7 +60,7 @@ def health(json: Json = False) -> None:
 
 def maintain(json: Json = False) -> None:
     """Run the tasks of scaling and pool now."""
-    with admin_client(Settings()) as admin:
+    with admin_client(Settings()) as admin, waiting("at work"):
         tasks = admin.maintain()["tasks"]
     if json:
         typer.echo(json_module.dumps(tasks))
@@ -70,7 +71,7 @@ def maintain(json: Json = False) -> None:
 
 def assign(user_id: str, json: Json = False) -> None:
     """Give a user a container now: theirs, a warm one, or a new one."""
-    with admin_client(Settings()) as admin:
+    with admin_client(Settings()) as admin, waiting("getting a container"):
         given = admin.assign(user_id)
     if json:
         print_json(given)
@@ -78,11 +79,14 @@ def assign(user_id: str, json: Json = False) -> None:
         echo(f"{given.id} {given.observed}")
 
 
-def release(container_id: str) -> None:
+def release(container_id: str, json: Json = False) -> None:
     """End a container and all in it. One that nobody has used stays in the pool."""
-    with admin_client(Settings()) as admin:
-        kept = admin.release(container_id)["kept"]
-    echo("kept: nobody has used it" if kept else "destroyed")
+    with admin_client(Settings()) as admin, waiting("ending it"):
+        done = admin.release(container_id)
+    if json:
+        typer.echo(json_module.dumps(done))
+    else:
+        echo("kept: nobody has used it" if done["kept"] else "destroyed")
 
 
 def _show(scaling: dict[str, Any], *, as_json: bool) -> None:

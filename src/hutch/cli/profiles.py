@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from hutch.cli import servers
+from hutch.cli.completion import profile_names
 from hutch.cli.printable import echo
 from hutch.cli.secret_input import read_secret
 from hutch.cli.servers import Server, Servers
-from hutch.cli.tables import Json, print_json, table
+from hutch.cli.tables import Json, done, print_json, table
 from hutch.errors import InvalidRequest, NotFound
 
 app = typer.Typer(no_args_is_help=True, help="The servers that you work with.")
@@ -29,6 +30,7 @@ def add(
     admin: Annotated[
         bool, typer.Option("--admin", help="It is a key for `hutch admin`; the other one stays.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Add or change a server, and use it. Asks for the key, or reads it from standard input."""
     if not url.startswith(("http://", "https://")):
@@ -39,7 +41,10 @@ def add(
     kept = replace(before, url=url, user=user, ca=str(ca.resolve()) if ca else "")
     server = replace(kept, admin_key=key) if admin else replace(kept, key=key)
     servers.save(Servers({**known.named, name: server}, name))
-    echo(f"{name} is in use; its key is in {servers.path()}, which only you can read")
+    if json:
+        print_json({"name": name, "url": url, "user": user, "current": True})
+    else:
+        echo(f"{name} is in use; its key is in {servers.path()}, which only you can read")
 
 
 @app.command("list")
@@ -64,20 +69,30 @@ def list_all(json: Json = False) -> None:
 
 @app.command()
 def use(
-    name: Annotated[str, typer.Argument(help="- is what `make up` started on this machine.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="- is what `make up` started on this machine.", autocompletion=profile_names
+        ),
+    ],
+    json: Json = False,
 ) -> None:
     """Use this server from now on. `HUTCH_PROFILE`, or `hutch --profile`, for once."""
     known = servers.load()
     if name != "-" and name not in known.named:
         raise NotFound(f"There is no profile {name}.", hint="`hutch profile add` makes one.")
     servers.save(replace(known, current="" if name == "-" else name))
+    done(as_json=json)
 
 
 @app.command()
-def remove(name: Name) -> None:
+def remove(
+    name: Annotated[str, typer.Argument(autocompletion=profile_names)], json: Json = False
+) -> None:
     """Forget a server and its keys."""
     known = servers.load()
     if name not in known.named:
         raise NotFound(f"There is no profile {name}.")
     rest = {other: server for other, server in known.named.items() if other != name}
     servers.save(Servers(rest, "" if known.current == name else known.current))
+    done(as_json=json)

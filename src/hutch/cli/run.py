@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Unpack
 
 from rich.console import Console
@@ -17,9 +19,10 @@ from hutch.cli.printable import printable
 from hutch.cli.profile import FOLLOW_FOR_S
 from hutch.cli.questions import lines
 from hutch.cli.show import Show
-from hutch.client import Client, Stream
+from hutch.client import Client, ClientError, Stream
 from hutch.client import events as ev
 from hutch.client.events import Event
+from hutch.client.models import Run
 from hutch.client.run_options import RunOptions
 
 WAITS: Final = {
@@ -43,12 +46,25 @@ def run(
     """Stream a run to the terminal; Ctrl-C cancels it. Returns the exit code."""
     asks = options.get("permission_mode") == "ask" and not as_json
     ask = terminal() if asks else None
-    begun = client.submit(provider, prompt, **options)
+    begun = begin(client, provider, prompt, **options)
     show: Show = Json() if as_json else Plain()
     if ask is not None:
         show = Asking(show, client, ask)
     stream = client.with_options(retry_for_s=FOLLOW_FOR_S).follow(begun.id)
     return _exit_code(follow(stream, show, interrupted=stream.cancel))
+
+
+def begin(client: Client, provider: str, prompt: str, **options: Unpack[RunOptions]) -> Run:
+    """Ctrl-C before the answer leaves no run behind that nobody knows of: the same key finds it."""
+    if options.get("idempotency_key") is None:
+        options["idempotency_key"] = secrets.token_hex(16)
+    try:
+        return client.submit(provider, prompt, **options)
+    except KeyboardInterrupt:
+        with suppress(ClientError):
+            begun = client.submit(provider, prompt, **options)
+            client.cancel(begun.id)
+        raise
 
 
 def last_session(client: Client, provider: str) -> str | None:

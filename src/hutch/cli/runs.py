@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hutch.cli.approvals import Decision
+from hutch.cli.completion import RunId
 from hutch.cli.printable import echo, printable
 from hutch.cli.profile import user_client
 from hutch.cli.questions import lines
@@ -19,8 +20,6 @@ from hutch.config import Settings
 from hutch.errors import InvalidRequest
 
 app = typer.Typer(no_args_is_help=True, help="Your runs.")
-
-RunId = Annotated[str, typer.Argument(help="run_…, from `hutch runs list`.")]
 
 
 @app.command("list")
@@ -70,10 +69,14 @@ def show(run_id: RunId, json: Json = False) -> None:
 
 
 @app.command()
-def cancel(run_id: RunId) -> None:
+def cancel(run_id: RunId, json: Json = False) -> None:
     """End the turn, not the session."""
     with user_client(Settings()) as client:
-        echo(client.cancel(run_id).state)
+        run = client.cancel(run_id)
+    if json:
+        print_json(run)
+    else:
+        echo(run.state)
 
 
 ApprovalId = Annotated[
@@ -100,18 +103,19 @@ def approve(
     run_id: RunId,
     approval_id: ApprovalId = None,
     always: Annotated[bool, typer.Option("--always", help="Also what is like it.")] = False,
+    json: Json = False,
 ) -> None:
     """Let the agent do what it asks for."""
-    _decide(run_id, approval_id, "always" if always else "allow")
+    _decide(run_id, approval_id, "always" if always else "allow", as_json=json)
 
 
 @app.command()
-def deny(run_id: RunId, approval_id: ApprovalId = None) -> None:
+def deny(run_id: RunId, approval_id: ApprovalId = None, json: Json = False) -> None:
     """Do not let it; it is told, and goes on."""
-    _decide(run_id, approval_id, "deny")
+    _decide(run_id, approval_id, "deny", as_json=json)
 
 
-def _decide(run_id: str, approval_id: str | None, decision: Decision) -> None:
+def _decide(run_id: str, approval_id: str | None, decision: Decision, *, as_json: bool) -> None:
     with user_client(Settings()) as client:
         if approval_id is None:
             waiting = [one.id for one in client.approvals(run_id) if one.decision is None]
@@ -121,7 +125,11 @@ def _decide(run_id: str, approval_id: str | None, decision: Decision) -> None:
                     f"Which? Of this run wait: {listed}.", hint=f"hutch runs approvals {run_id}"
                 )
             approval_id = waiting[0]
-        echo(_decision(client.decide(run_id, approval_id, decision)))
+        decided = client.decide(run_id, approval_id, decision)
+    if as_json:
+        print_json(decided)
+    else:
+        echo(_decision(decided))
 
 
 def _decision(approval: Approval) -> str:

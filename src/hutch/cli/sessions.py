@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
+from hutch.cli.completion import SessionId
 from hutch.cli.markdown import rendered
 from hutch.cli.printable import echo, printable
 from hutch.cli.profile import user_client
-from hutch.cli.tables import Json, console, print_json, table, when
+from hutch.cli.tables import Json, console, done, print_json, table, when
+from hutch.cli.waiting import waiting
 from hutch.config import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Your conversations.")
-
-SessionId = Annotated[str, typer.Argument(help="ses_…, from `hutch sessions list`.")]
 
 
 @app.command("list")
@@ -51,10 +51,13 @@ def show(session_id: SessionId, json: Json = False) -> None:
 def name(
     session_id: SessionId,
     text: Annotated[str, typer.Argument(metavar="NAME", help='"" takes it away.')],
+    json: Json = False,
 ) -> None:
     """Give it a name."""
     with user_client(Settings()) as client:
-        client.name_session(session_id, text or None)
+        named = client.name_session(session_id, text or None)
+    if json:
+        print_json(named)
 
 
 @app.command()
@@ -64,7 +67,7 @@ def fork(
     json: Json = False,
 ) -> None:
     """Another session with all that has been said in this one; claude and codex can."""
-    with user_client(Settings()) as client:
+    with user_client(Settings()) as client, waiting("copying"):
         forked = client.fork_session(session_id, name=name)
     if json:
         print_json(forked)
@@ -73,7 +76,8 @@ def fork(
 
 
 @app.command()
-def delete(session_id: SessionId) -> None:
+def delete(session_id: SessionId, json: Json = False) -> None:
     """Forget it, its runs and their events."""
     with user_client(Settings()) as client:
         client.delete_session(session_id)
+    done(as_json=json)

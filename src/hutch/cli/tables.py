@@ -39,6 +39,12 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(to_jsonable_python(value)))
 
 
+def done(*, as_json: bool) -> None:
+    """What has no answer but that it was done."""
+    if as_json:
+        typer.echo("{}")
+
+
 def when(at: datetime | None) -> str:
     """In the reader's own time."""
     return at.astimezone().strftime("%Y-%m-%d %H:%M") if at else ""

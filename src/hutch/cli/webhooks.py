@@ -8,7 +8,7 @@ import typer
 
 from hutch.cli.printable import echo
 from hutch.cli.profile import user_client
-from hutch.cli.tables import Json, print_json, table
+from hutch.cli.tables import Json, done, print_json, table
 from hutch.config import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Addresses that are told when your runs end.")
@@ -49,10 +49,14 @@ def add(
 
 
 @app.command()
-def test(webhook_id: WebhookId) -> None:
+def test(webhook_id: WebhookId, json: Json = False) -> None:  # noqa: PT028  a command
     """Send it a message now; `hutch webhooks deliveries` says what came of it."""
     with user_client(Settings()) as client:
-        echo(client.call("POST", f"/v1/webhooks/{webhook_id}/test")["message_id"])
+        sent = client.call("POST", f"/v1/webhooks/{webhook_id}/test")
+    if json:
+        print_json(sent)
+    else:
+        echo(sent["message_id"])
 
 
 @app.command()
@@ -75,6 +79,7 @@ def _cell(delivery: dict[str, Any], name: str) -> object:
 
 
 @app.command()
-def delete(webhook_id: WebhookId) -> None:
+def delete(webhook_id: WebhookId, json: Json = False) -> None:
     with user_client(Settings()) as client:
         client.call("DELETE", f"/v1/webhooks/{webhook_id}")
+    done(as_json=json)
