@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -138,11 +139,12 @@ class Killer:
         self._service.launch(part)
 
     def _container(self, planned: Planned, kill: Callable[[str], object]) -> None:
-        names = sorted(self._names())
-        if names:
-            name = names[int(planned.pick * len(names))]
-            self._note(planned.victim, name)
-            kill(name)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the engine hangs; go on killing
+            names = sorted(self._names())
+            if names:
+                name = names[int(planned.pick * len(names))]
+                self._note(planned.victim, name)
+                kill(name)
 
     def _names(self) -> list[str]:
         label = f"label={LABEL_INSTANCE}={self._service.settings.instance}"
