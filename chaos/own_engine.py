@@ -21,7 +21,9 @@ from typing import Final
 
 from hutch.host import packages
 
-SUBNET: Final = "10.213.0.0/16"
+# One of these that nothing on the machine has a route to: a bridge that a storm left behind, when
+# it was killed itself, would take the packets of this one's sandboxes.
+_SUBNETS: Final = tuple(f"10.{n}.0.0/16" for n in range(213, 254))
 # Not in the file: the engine knows the setting there by another name than its own check does.
 _PLUGINS: Final = ("--containerd-plugins-namespace", "hutch-chaos-plugins")
 _START_S: Final = 90
@@ -35,6 +37,7 @@ class OwnEngine:
         self._live_restore = live_restore
         self._process: subprocess.Popen[bytes] | None = None
         self._bridge = f"hutch-own-{secrets.token_hex(2)}"  # an interface's name has 15 characters
+        self.subnet = _free_subnet()  # for the service's own network
 
     @property
     def host(self) -> str:
@@ -170,6 +173,16 @@ def _runtimes() -> object:
     """As the machine's engine has them."""
     known = json.loads(_machines_docker("info", "--format", "{{json .Runtimes}}"))
     return {name: known[name] for name in ("runsc",) if name in known}
+
+
+def _free_subnet() -> str:
+    routes = subprocess.run(
+        ["ip", "-json", "route", "show"], capture_output=True, check=True, timeout=10
+    ).stdout
+    taken = {route["dst"] for route in json.loads(routes)}
+    free = [subnet for subnet in _SUBNETS if subnet not in taken]
+    assert free, "bridges of earlier storms have every subnet: see `ip route`"
+    return free[0]
 
 
 def _machines_docker(*arguments: str) -> bytes:

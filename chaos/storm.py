@@ -15,12 +15,13 @@ import aiohttp
 from chaos.audit import KINDS, Finding, audit
 from chaos.evidence import Asked, Evidence, read_database, read_model_log, sandbox_processes
 from chaos.kills import DATABASES, ENGINES, Killer, schedule
-from chaos.own_engine import SUBNET, OwnEngine
+from chaos.own_engine import OwnEngine
 from chaos.users import PATIENCE_S, SimulatedUser
 from hutch.backends.base import LABEL_INSTANCE
 from tests.postgres import Server, running_server
 from tests.service import Service, docker, running_service
 
+_FIRST_S: Final = 120  # for the first prompts, before the first kill
 _SETTLE_S: Final = 60  # for what the last kill left to be found and mended
 _PUT_AWAY_S: Final = 60  # for all users, once they rest; those that take longer are woken earlier
 _POLL_S: Final = 0.5
@@ -72,7 +73,7 @@ class Outcome:
 
 def weather(plan: Plan, directory: Path, *, engine: OwnEngine | None, **settings: str) -> Outcome:
     """``settings`` as in ``running_service``. An engine that is given runs, and has the image."""
-    ours = {"DOCKER_HOST": engine.host, "SUBNET": SUBNET} if engine else {}
+    ours = {"DOCKER_HOST": engine.host, "SUBNET": engine.subnet} if engine else {}
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         server = None
@@ -101,6 +102,8 @@ async def _storm(
             SimulatedUser(user.id, user.key, service.url, seed=f"{plan.seed}-{number}", http=http)
             for number, user in enumerate(made)
         ]
+        async with asyncio.timeout(_FIRST_S):  # a storm over what never worked would tell nothing
+            await users[0].check_all_is_well(fresh=True)
         lives = [asyncio.create_task(user.live(over)) for user in users]
         try:
             until = time.monotonic() + plan.minutes * 60
