@@ -415,6 +415,10 @@ def test_names_that_are_completed(
     connected.replies["GET /v1/sessions"] = [lambda: (released.wait(5), late)[1]]
     assert completion.sessions() == []
     released.set()
+    for thread in threading.enumerate():
+        if thread.name == "completion":
+            thread.join(10)
+    monkeypatch.setattr(completion, "PATIENCE_S", 10)
     monkeypatch.setenv("HUTCH_URL", "http://127.0.0.1:9")
     assert completion.runs() == []
     monkeypatch.delenv("HUTCH_URL")

@@ -51,7 +51,7 @@ def _asked(ask: Callable[[Client], Names]) -> Names:
         except (ClientError, HutchError):
             pass
 
-    looking = threading.Thread(target=look, daemon=True)
+    looking = threading.Thread(target=look, daemon=True, name="completion")
     looking.start()
     looking.join(PATIENCE_S)
     return list(found)
