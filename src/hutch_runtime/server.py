@@ -9,6 +9,7 @@ import hmac
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hutch_runtime.agents import Pool
+from hutch_runtime.disk import disk
 from hutch_runtime.logins.routes import LoginRoutes
 from hutch_runtime.logins.service import Logins
 from hutch_runtime.mcp_servers.routes import McpServerRoutes
@@ -92,6 +94,11 @@ class Server:
         terminals: Terminals,
     ) -> None:
         self._settings = settings
+        self._places = {
+            "workspace": settings.workspace,
+            "home": settings.home,
+            "tmp": Path("/tmp"),  # noqa: S108  told, not written to: it is the agents'
+        }
         self._state = state
         self._pool = pool
         self._runs = runs
@@ -233,6 +240,7 @@ class Server:
                 "runtime": versions["runtime"],
                 "cli": {provider: versions[provider] for provider in PROVIDERS},
                 "agents": self._pool.report(),
+                "disk": disk(self._places),
                 "runs_active": self._runs.active,
             }
         )

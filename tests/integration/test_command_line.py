@@ -117,6 +117,14 @@ def test_ps_shows_containers(service: Service, user: User) -> None:
     listed: list[dict[str, Any]] = json.loads(hutch(service, user, "ps", "--json").stdout)
     mine = next(one for one in listed if one["id"] == container["id"])
     assert mine["stats"]["memory_bytes"] > 0
+    quotas = container["quotas"]
+    assert 0 < quotas["memory"]["used_bytes"] <= quotas["memory"]["hard_bytes"] == 1024 << 20
+    assert 0 < quotas["processes"]["used"] <= quotas["processes"]["limit"]
+    assert [(disk["place"], disk["limit_files"]) for disk in quotas["disk"]] == [
+        ("workspace", None),  # gVisor counts them into memory
+        ("home", None),
+        ("tmp", None),
+    ]
     assert mine["cli_versions"] == container["cli_versions"]
 
 

@@ -29,7 +29,13 @@ def test_a_session_under_runc(user_of_runc: User, provider: Provider) -> None:
     user = user_of_runc
     run = user.run(provider, f"[[tool:write /workspace/{provider}.txt {provider} was here]]")
     assert run["state"] == "succeeded", run
-    assert user.client.container()["isolation"] == "runc"
+    container = user.client.container()
+    assert container["isolation"] == "runc"
+    workspace, home, tmp = container["quotas"]["disk"]
+    limits = [(disk["limit_bytes"] >> 20, disk["limit_files"]) for disk in (workspace, home, tmp)]
+    assert limits == [(60, 60 << 10), (40, 40 << 10), (64, 64 << 10)]
+    assert 0 < workspace["used_bytes"] < workspace["limit_bytes"]
+    assert 0 < workspace["used_files"] < workspace["limit_files"]
     shown = user.run(
         provider, f"[[tool:shell cat /workspace/{provider}.txt]]", session_id=run["session_id"]
     )

@@ -33,6 +33,32 @@ async def test_a_run_over_http(api: Api, key: str) -> None:
     assert (await api("GET", f"/v1/runs/{run['id']}", key))[0] == 404
 
 
+async def test_a_container_says_what_it_may_use_and_what_it_does(
+    world: World, api: Api, key: str
+) -> None:
+    sizes = {"bytes": 60 << 20, "used_bytes": 5, "files": 100, "used_files": 2}
+    world.runtime.health["disk"] = {
+        "workspace": sizes,
+        "home": {**sizes, "files": 0},
+        "tmp": {**sizes, "used_bytes": True},
+        "/etc": sizes,
+    }
+    await api("POST", "/v1/runs", key, json={"provider": "claude", "prompt": "x"})
+    _, container = await api("GET", "/v1/container", key)
+    quotas = container["quotas"]
+    told = [(disk["place"], disk["limit_files"], disk["used_files"]) for disk in quotas["disk"]]
+    assert told == [("workspace", 100, 2), ("home", None, None)]
+    assert quotas["memory"]["hard_bytes"] == 1024 << 20
+    assert quotas["runs"] == {
+        "at_once": 2,
+        "waiting": 100,
+        "timeout_s": 600,
+        "timeout_max_s": 3600,
+        "output_bytes": 8 << 20,
+    }
+    assert quotas["egress"] == {"mb_per_s": 20, "connections": 128}
+
+
 async def test_a_stream_over_http(api: Api, key: str) -> None:
     body = {"provider": "claude", "prompt": "one two", "stream": True}
     status, stream = await api("POST", "/v1/runs", key, json=body)

@@ -7,6 +7,7 @@ import gzip
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from hutch.runs import intake
 from hutch.runs.intake import Intake
 from hutch.runs.service import NewRun
 from hutch.sandboxes import runtime_client
+from hutch.sandboxes.inside import Inside, inside
 from hutch.sandboxes.models import ImageRef, Sandbox
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
 from tests.orchestrator.conftest import World
@@ -149,6 +151,22 @@ async def test_a_refusal_has_a_code_of_the_runtimes_or_none(said: bytes, code: s
         with pytest.raises(RuntimeRefused) as refused:
             await client.health(sandbox)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"agents": {}, "disk": []},
+        {"agents": [[], 1, None, {"provider": []}, {"provider": "root"}], "disk": {"home": 1}},
+        {"disk": {"home": {"bytes": -1, "used_bytes": 0, "files": 0, "used_files": 0}}},
+        {"disk": {"home": {"bytes": 1, "used_bytes": 0, "files": 1 << 60, "used_files": 0}}},
+        {"disk": {"home": {"bytes": 1.5, "used_bytes": 0, "files": 1, "used_files": 0}}},
+    ],
+)
+def test_what_a_runtime_says_of_its_inside_is_believed_as_far_as_it_can_be(
+    said: dict[str, Any],
+) -> None:
+    assert inside(said) == Inside()
 
 
 @pytest.mark.parametrize("at", ["1e300", "-1", "true", '"now"', "9" * 25])

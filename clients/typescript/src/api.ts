@@ -1918,6 +1918,8 @@ export interface components {
              * @description provisioning, warm, running, frozen, hibernated, failed or destroyed.
              */
             observed: string;
+            /** @description Only of GET /v1/container. */
+            quotas?: components["schemas"]["Quotas"] | null;
             /** Reason */
             reason: string;
             /** @description Only of a hibernated one. */
@@ -1974,6 +1976,24 @@ export interface components {
         ConversationParam: {
             /** Id */
             id: string;
+        };
+        /** CpuQuota */
+        CpuQuota: {
+            /**
+             * Ceiling
+             * @description CPUs, never more.
+             */
+            ceiling: number;
+            /**
+             * Share
+             * @description CPUs that it has when all want some.
+             */
+            share: number;
+            /**
+             * Used Seconds
+             * @description Since it was started.
+             */
+            used_seconds: number | null;
         };
         /** CredentialAnswer */
         CredentialAnswer: {
@@ -2176,6 +2196,38 @@ export interface components {
              * @description In use, or not to be stored; the log says why.
              */
             stayed: number;
+        };
+        /** DiskQuota */
+        DiskQuota: {
+            /** Limit Bytes */
+            limit_bytes: number;
+            /**
+             * Limit Files
+             * @description null: counted into memory, as gVisor does.
+             */
+            limit_files: number | null;
+            /**
+             * Place
+             * @enum {string}
+             */
+            place: "workspace" | "home" | "tmp";
+            /** Used Bytes */
+            used_bytes: number;
+            /** Used Files */
+            used_files: number | null;
+        };
+        /** EgressQuota */
+        EgressQuota: {
+            /**
+             * Connections
+             * @description Open at once.
+             */
+            connections: number;
+            /**
+             * Mb Per S
+             * @description Each way, of all connections; null: no limit.
+             */
+            mb_per_s: number | null;
         };
         /** ErrorAnswer */
         ErrorAnswer: {
@@ -2632,6 +2684,24 @@ export interface components {
              */
             url?: string | null;
         };
+        /**
+         * MemoryQuota
+         * @description The directories that can be written are counted too: they are in memory.
+         */
+        MemoryQuota: {
+            /**
+             * Hard Bytes
+             * @description At it, what is inside is ended.
+             */
+            hard_bytes: number;
+            /**
+             * Soft Bytes
+             * @description What is above it goes first when the host is short of memory.
+             */
+            soft_bytes: number;
+            /** Used Bytes */
+            used_bytes: number | null;
+        };
         /** Message */
         Message: {
             /** Content */
@@ -2823,6 +2893,11 @@ export interface components {
             /** Type */
             type: string;
         };
+        /** OpenFilesQuota */
+        OpenFilesQuota: {
+            /** Limit Of A Process */
+            limit_of_a_process: number;
+        };
         /**
          * OwnExit
          * @description What a user may know of an exit: not where it is, nor how it is logged in to.
@@ -2892,6 +2967,21 @@ export interface components {
              */
             target: number;
         };
+        /**
+         * ProcessQuota
+         * @description Threads count.
+         */
+        ProcessQuota: {
+            /** Limit */
+            limit: number;
+            /**
+             * Limit Of Agents
+             * @description Of what agents start, where gVisor is: each counts twice in `used` there.
+             */
+            limit_of_agents: number | null;
+            /** Used */
+            used: number | null;
+        };
         /** PromptDetails */
         PromptDetails: {
             /** Cached Tokens */
@@ -2918,6 +3008,23 @@ export interface components {
              * @description For a place for a container.
              */
             waiting_users: number;
+        };
+        /**
+         * Quotas
+         * @description By container and user; `used` is null where nothing runs that could use anything.
+         */
+        Quotas: {
+            cpu: components["schemas"]["CpuQuota"];
+            /**
+             * Disk
+             * @description Empty unless the container runs.
+             */
+            disk: components["schemas"]["DiskQuota"][];
+            egress: components["schemas"]["EgressQuota"];
+            memory: components["schemas"]["MemoryQuota"];
+            open_files: components["schemas"]["OpenFilesQuota"];
+            processes: components["schemas"]["ProcessQuota"];
+            runs: components["schemas"]["RunQuota"];
         };
         /** ReasoningTokens */
         ReasoningTokens: {
@@ -3305,6 +3412,25 @@ export interface components {
              * @enum {string}
              */
             reason: "session" | "user_limit" | "pool_empty" | "capacity" | "memory" | "others_first";
+        };
+        /** RunQuota */
+        RunQuota: {
+            /** At Once */
+            at_once: number;
+            /**
+             * Output Bytes
+             * @description Of a run's events; what is beyond is left out.
+             */
+            output_bytes: number;
+            /** Timeout Max S */
+            timeout_max_s: number;
+            /**
+             * Timeout S
+             * @description Unless a run asks for another.
+             */
+            timeout_s: number;
+            /** Waiting */
+            waiting: number;
         };
         /** RunRequest */
         RunRequest: {

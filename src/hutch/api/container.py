@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from hutch.api.auditing import about
 from hutch.api.caller import CallerDep, HutchDep
 from hutch.api.patience import soon
+from hutch.api.quotas import quotas
 from hutch.api.shapes import ContainerAgent, ContainerAnswer, ContainerSnapshot, ContainerStats
 from hutch.app import Hutch
 from hutch.errors import BackendError
@@ -36,10 +37,11 @@ async def answer(hutch: Hutch, sandbox: Sandbox) -> ContainerAnswer:
 async def get_container(hutch: HutchDep, caller: CallerDep) -> ContainerAnswer:
     sandbox = await hutch.sandboxes.of(caller.user_id)
     shape = await answer(hutch, sandbox)
+    inside = await hutch.sandboxes.inside(sandbox)
     shape.agents = [
-        ContainerAgent(provider=provider, state=state)
-        for provider, state in await hutch.sandboxes.agents(sandbox)
+        ContainerAgent(provider=provider, state=state) for provider, state in inside.agents
     ]
+    shape.quotas = await quotas(hutch, sandbox, shape.stats, inside)
     return shape
 
 

@@ -330,6 +330,69 @@ class ContainerSnapshot(Shape):
     kept_until: Time = Field(description="Deleted then, if no run has woken it before.")
 
 
+class CpuQuota(Shape):
+    share: float = Field(description="CPUs that it has when all want some.")
+    ceiling: float = Field(description="CPUs, never more.")
+    used_seconds: float | None = Field(description="Since it was started.")
+
+
+class MemoryQuota(Shape):
+    """The directories that can be written are counted too: they are in memory."""
+
+    soft_bytes: int = Field(
+        description="What is above it goes first when the host is short of memory."
+    )
+    hard_bytes: int = Field(description="At it, what is inside is ended.")
+    used_bytes: int | None
+
+
+class ProcessQuota(Shape):
+    """Threads count."""
+
+    limit: int
+    limit_of_agents: int | None = Field(
+        description="Of what agents start, where gVisor is: each counts twice in `used` there."
+    )
+    used: int | None
+
+
+class OpenFilesQuota(Shape):
+    limit_of_a_process: int
+
+
+class DiskQuota(Shape):
+    place: Literal["workspace", "home", "tmp"]
+    limit_bytes: int
+    used_bytes: int
+    limit_files: int | None = Field(description="null: counted into memory, as gVisor does.")
+    used_files: int | None
+
+
+class EgressQuota(Shape):
+    mb_per_s: float | None = Field(description="Each way, of all connections; null: no limit.")
+    connections: int = Field(description="Open at once.")
+
+
+class RunQuota(Shape):
+    at_once: int
+    waiting: int
+    timeout_s: float = Field(description="Unless a run asks for another.")
+    timeout_max_s: float
+    output_bytes: int = Field(description="Of a run's events; what is beyond is left out.")
+
+
+class Quotas(Shape):
+    """By container and user; `used` is null where nothing runs that could use anything."""
+
+    cpu: CpuQuota
+    memory: MemoryQuota
+    processes: ProcessQuota
+    open_files: OpenFilesQuota
+    disk: list[DiskQuota] = Field(description="Empty unless the container runs.")
+    egress: EgressQuota
+    runs: RunQuota
+
+
 class ContainerAnswer(Shape):
     id: str
     user_id: str | None = Field(description="null: of the warm pool, nobody's yet.")
@@ -347,6 +410,7 @@ class ContainerAnswer(Shape):
     stats: ContainerStats | None = None
     snapshot: ContainerSnapshot | None = Field(None, description="Only of a hibernated one.")
     agents: list[ContainerAgent] = Field([], description="Only for one's own container.")
+    quotas: Quotas | None = Field(None, description="Only of GET /v1/container.")
 
 
 class ContainerPage(Shape):

@@ -32,7 +32,7 @@ _LOG: Final = {"Type": "local", "Config": {"max-size": "1m", "max-file": "2", "c
 # gVisor makes the kernel's calls itself, and lets none of the sandbox's through.
 _FILTER: Final[dict[Isolation, tuple[str, ...]]] = {"runc": (f"seccomp={PROFILE}",), "gvisor": ()}
 _SHM_BYTES: Final = 16 * _MIB  # writable too, so counted: the engine's default is another 64 MB
-_FILES_MAX: Final = 16_384  # open at once, in each process; a build tool needs some thousands
+FILES_MAX: Final = 16_384  # open at once, in each process; a build tool needs some thousands
 _INODES_PER_MB: Final = 1024  # each takes memory of the kernel, which no size of a file counts
 # When the host itself runs out of memory, a sandbox goes before the service does.
 _OOM_SCORE: Final = 500
@@ -84,7 +84,7 @@ def container_config(spec: SandboxSpec, isolation: Isolation) -> dict[str, Any]:
             "SecurityOpt": ["no-new-privileges:true", *_FILTER[isolation]],
             "Ulimits": [
                 {"Name": "core", "Soft": 0, "Hard": 0},
-                {"Name": "nofile", "Soft": _FILES_MAX, "Hard": _FILES_MAX},
+                {"Name": "nofile", "Soft": FILES_MAX, "Hard": FILES_MAX},
             ],
             "LogConfig": _LOG,
             "RestartPolicy": {"Name": "no"},

@@ -167,6 +167,69 @@ class ContainerSnapshot:
     kept_until: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class CpuQuota:
+    share: float
+    ceiling: float
+    used_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryQuota:
+    soft_bytes: int
+    hard_bytes: int
+    used_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessQuota:
+    limit: int
+    limit_of_agents: int | None
+    used: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFilesQuota:
+    limit_of_a_process: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskQuota:
+    """``place``: workspace, home, tmp."""
+
+    place: str
+    limit_bytes: int
+    used_bytes: int
+    limit_files: int | None
+    used_files: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EgressQuota:
+    mb_per_s: float | None
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunQuota:
+    at_once: int
+    waiting: int
+    timeout_s: float
+    timeout_max_s: float
+    output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    cpu: CpuQuota
+    memory: MemoryQuota
+    processes: ProcessQuota
+    open_files: OpenFilesQuota
+    disk: tuple[DiskQuota, ...]
+    egress: EgressQuota
+    runs: RunQuota
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
     """``observed``: provisioning, warm, running, frozen, hibernated, failed, destroyed."""
@@ -185,6 +248,7 @@ class Container:
     stats: ContainerStats | None = None
     snapshot: ContainerSnapshot | None = None
     agents: tuple[ContainerAgent, ...] = ()
+    quotas: Quotas | None = None
 
 
 @dataclass(frozen=True, slots=True)

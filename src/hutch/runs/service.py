@@ -126,7 +126,7 @@ class Runs:
         self._mcp_servers = mcp_servers
         self._exits = exits
         self._queue = queue
-        self._limits = limits
+        self.limits = limits
         self._timeout_s = timeout_s
         self._timeout_max_s = timeout_max_s
         self.sessions = Sessions(rows, sandboxes, runtime, clock, busy=queue.session_busy)
@@ -139,7 +139,7 @@ class Runs:
         # Those that had begun are in their sandboxes; the others wait behind them.
         for run in sorted(unfinished, key=lambda run: run.state != "running"):
             dispatch = self._dispatch(run, None, await self._rows.events(run.id))
-            limits = await self._limits(run.user_id)
+            limits = await self.limits(run.user_id)
             self._start(dispatch, self._queue.take_up(dispatch, limits))
         return len(unfinished)
 
@@ -169,7 +169,7 @@ class Runs:
         session, fresh = await self._session_for(user_id, new, now)
         await self._agreements.require(user_id)
         await self._vault.require(user_id, new.provider)
-        limits = await self._limits(user_id)
+        limits = await self.limits(user_id)
         run = Run(
             id=new_id("run"),
             user_id=user_id,

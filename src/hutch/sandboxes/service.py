@@ -13,17 +13,16 @@ from typing import Final
 from hutch.backends.base import Backend, Stats
 from hutch.clock import Clock
 from hutch.errors import NotFound, SandboxBusy, SandboxFailed, SnapshotFailed, Unavailable
+from hutch.sandboxes.inside import Inside, inside
 from hutch.sandboxes.models import ImageRef, Sandbox
 from hutch.sandboxes.places import Given, Places
 from hutch.sandboxes.reconcile import Egress
 from hutch.sandboxes.rows import SandboxRows
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
 from hutch.sandboxes.states import RESTING, Rest
-from hutch_runtime.protocol import PROVIDERS, Provider
 
 # A cold container under gVisor takes two to four seconds, more when twenty start at once.
 READY_WITHIN_S: Final = 90
-_AGENTS_MAX: Final = 100
 _ADMIT_RETRY_S: Final = 0.2
 
 
@@ -317,19 +316,14 @@ class Sandboxes:
             return None
         return await self._backend.stats(sandbox.handle)
 
-    async def agents(self, sandbox: Sandbox) -> list[tuple[Provider, str]]:
-        """Provider and state of each agent inside; none if the runtime does not answer."""
+    async def inside(self, sandbox: Sandbox) -> Inside:
+        """What the runtime tells of its agents and directories; nothing if it does not answer."""
         if sandbox.observed != "running":
-            return []
+            return Inside()
         try:
-            said = (await self._runtime.health(sandbox)).get("agents")
+            return inside(await self._runtime.health(sandbox))
         except (RuntimeUnreachable, RuntimeRefused):
-            return []
-        return [
-            (agent["provider"], str(agent.get("state"))[:32])
-            for agent in (said if isinstance(said, list) else [])[:_AGENTS_MAX]
-            if isinstance(agent, dict) and agent.get("provider") in PROVIDERS
-        ]
+            return Inside()
 
     def suspect(self, sandbox: Sandbox) -> None:
         """Somebody could not reach it: look before anybody is sent there again."""
