@@ -34,7 +34,7 @@ _PAUSE_S: Final = 0.3
 _AT_FULL_TILT_S: Final = 5.0  # until the neighbour has all that it may have
 P95_AT_MOST: Final = 1.5
 
-# Four of each; the limits are what holds them, not this program.
+# The limits hold it, not this program; but for memory, past which it would end and be quiet.
 TILT: Final = r"""
 import os, socket, sys, threading, time
 gateway = sys.argv[1]
@@ -42,7 +42,7 @@ def spin():
     while True: pass
 def remember():
     kept = []
-    while sum(map(len, kept)) < 500 << 20: kept.append(os.urandom(1 << 20))
+    while sum(map(len, kept)) < 200 << 20: kept.append(os.urandom(1 << 20))
     while True:
         for piece in kept: piece.count(b"x")
 def write():
