@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import io
+import re
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -47,13 +52,41 @@ async def test_every_answer_carries_them(api: Api, key: str) -> None:
         assert "strict-transport-security" not in api.headers
 
 
-async def test_the_page_may_run_its_own_script_alone(api: Api) -> None:
+async def test_the_page_runs_nothing_and_names_no_other_host(api: Api) -> None:
     _, page = await api("GET", "/docs")
-    policy = api.headers["content-security-policy"]
-    assert "'sha256-" in policy
-    assert "script-src 'unsafe-inline'" not in policy
-    assert page.count("<script>") == 1
+    policy = dict(part.split(" ", 1) for part in api.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert "script-src" not in policy
+    [style] = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy["style-src"] == f"'sha256-{digest}'"
+
+    class Links(HTMLParser):
+        to: ClassVar[set[str]] = set()
+        ids: ClassVar[set[str]] = set()
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            given = dict(attrs)
+            assert tag not in {"script", "link", "img", "iframe", "object", "form", "base"}
+            assert not {"src", "style", "srcset", "action"} & set(given)
+            assert not [name for name in given if name.startswith("on")]
+            self.to.add(given.get("href") or "")
+            self.ids.add(given.get("id") or "")
+
+    Links().feed(page)
+    assert Links.to - {""} - {f"#{name}" for name in Links.ids} == {"/openapi.json"}
     assert (await api("GET", "/redoc"))[0] == 404
+
+
+async def test_the_page_has_every_endpoint_and_shape(api: Api) -> None:
+    _, page = await api("GET", "/docs")
+    _, described = await api("GET", "/openapi.json")
+    for path, methods in described["paths"].items():
+        for method in methods:
+            assert f"<b>{method.upper()} {path}</b>" in page
+    for name in described["components"]["schemas"]:
+        assert f'id="shape-{name}"' in page
+    assert "<code>Idempotency-Key</code>" in page
 
 
 async def test_only_listed_pages_may_ask(api: Api, key: str) -> None:
