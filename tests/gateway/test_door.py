@@ -183,3 +183,20 @@ async def test_requests_sent_ahead_are_not_kept_without_end(setup: Setup, head: 
         async with asyncio.timeout(5):
             assert await reader.read() == b""
     writer.close()
+
+
+async def test_a_connection_serves_as_many_requests_as_come_in_turn(setup: Setup) -> None:
+    async def thanks(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text=str(len(await request.read())))
+
+    setup.upstream.handler = thanks
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", setup.gateway.port, local_addr=(SANDBOX, 0)
+    )
+    body = b"x" * 60_000  # as much as a CLI sends, and comes in one read
+    for _ in range(12):
+        head = f"POST /claude/x HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        answer = await reader.readuntil(b"60000")
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+    writer.close()

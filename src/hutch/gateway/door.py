@@ -135,8 +135,10 @@ class _Resumed(asyncio.Protocol):
         self._read = b""
 
     def data_received(self, data: bytes) -> None:
+        # Asked before: a request that comes whole waits for a moment too, once it was read.
+        ahead = bool(self._waiting)
         self._inner.data_received(data)
-        self._ahead = self._ahead + len(data) if self._waiting else 0
+        self._ahead = self._ahead + len(data) if ahead else 0
         too_much = len(self._waiting) > _AHEAD_MAX or self._ahead > _AHEAD_BYTES
         if too_much and self._transport is not None:
             self._transport.abort()
