@@ -26,7 +26,8 @@ def test_an_editor(service: Service, user: User) -> None:
     assert lines[0]["begun"]["protocolVersion"] == 1
     assert lines[0]["begun"]["agentCapabilities"]["loadSession"] is True
     assert [line["ended"] for line in lines if "ended" in line] == [
-        *("end_turn", "end_turn", "cancelled", "end_turn")
+        *("end_turn", "end_turn", "cancelled", "end_turn"),
+        *("end_turn" for _ in range(3)),
     ]
     listed = next(line["listed"] for line in lines if "listed" in line)
     place = next(number for number, line in enumerate(lines) if "listed" in line)
@@ -57,8 +58,17 @@ def test_an_editor(service: Service, user: User) -> None:
     assert "remember me" in "".join(
         u["content"]["text"] for u in recalled if u["sessionUpdate"] == "agent_message_chunk"
     )
-    auth, missing, unknown = [line["refused"] for line in lines if "refused" in line]
-    assert auth["data"]["code"] == "provider_auth"
+    asked_for = [line["asked"] for line in lines if "asked" in line]
+    assert [one["toolCall"]["kind"] for one in asked_for] == ["edit", "edit"]
+    assert "+yes" in asked_for[1]["toolCall"]["content"][0]["content"]["text"]
+    assert {option["kind"] for option in asked_for[0]["options"]} == {
+        *("allow_once", "allow_always", "reject_once")
+    }
+    read = "import json; print(json.dumps(open('/workspace/asked.txt').read()))"
+    assert user.python(read) == "yes"
+    mode, auth, missing, unknown = [line["refused"] for line in lines if "refused" in line]
+    assert mode["code"] == -32602
+    assert auth["data"]["code"] == "provider_auth", auth
     assert missing["code"] == unknown["code"] == -32002
     assert lines[-1] == {"exit": 0}
     [session] = user.client.call("GET", "/v1/sessions")["sessions"]

@@ -285,13 +285,47 @@ def test_codex_tells_of_files_that_are_made_moved_and_removed() -> None:
     ]
     method = "item/fileChange/requestApproval"
     item = ToolItem("edit", "fileChange", {"changes": changes}, ok=True, output="")
-    asked = codex_approvals.question(method, {"itemId": "i"}, item)
+    asked = codex_approvals.question(method, {"itemId": "i"}, {"i": item})
     assert asked.diff == (
         "--- /dev/null\n+++ b/w/new\n@@ -0,0 +1 @@\n+a\n"
         "--- a/w/old\n+++ /dev/null\n@@ -1 +0,0 @@\n-b\n"
         "--- a/w/x\n+++ b/w/y\n@@\n-c\n+d\n"
     )
-    assert codex_approvals.question(method, {"itemId": "i"}, None).diff is None
+    assert codex_approvals.question(method, {"itemId": "i"}, {}).diff is None
+
+
+def test_codex_asks_about_a_tool_of_an_mcp_server_by_a_form() -> None:
+    method = "mcpServer/elicitation/request"
+    params = {  # as 0.169 has sent it
+        "serverName": "probe",
+        "mode": "form",
+        "_meta": {
+            "codex_approval_kind": "mcp_tool_call",
+            "persist": ["session", "always"],
+            "tool_name": "poke",
+            "tool_params": {"what": "it"},
+        },
+        "message": 'Allow the probe MCP server to run tool "poke"?',
+        "requestedSchema": {"type": "object", "properties": {}},
+    }
+    item = ToolItem("mcp", "probe.poke", {"what": "it"}, ok=True, output="")
+    asked = codex_approvals.question(method, params, {"i": item})
+    assert asked == Question("i", "mcp", "probe.poke", {"what": "it"})
+
+    def said(verdict: Any, given: dict[str, Any] = params) -> tuple[str, Any]:
+        told = codex_approvals.answer(method, given, verdict)
+        return told["action"], told["_meta"]
+
+    assert [said(verdict) for verdict in ("allow", "always", "deny", "cancel")] == [
+        ("accept", None),
+        ("accept", {"persist": "session"}),
+        ("decline", None),
+        ("cancel", None),
+    ]
+    assert said("always", {"_meta": {"persist": ["always"]}}) == ("accept", None)
+    # A form of the server's own is nobody's approval.
+    assert codex_approvals.is_approval(method, params)
+    assert not codex_approvals.is_approval(method, {**params, "_meta": None})
 
 
 @pytest.mark.parametrize(

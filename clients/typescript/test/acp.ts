@@ -16,10 +16,17 @@ function say(value: unknown): void {
 }
 
 let onText: (() => void) | undefined;
-const editor = acp.client({ name: "test" }).onNotification(acp.methods.client.session.update, ({ params }) => {
-  say({ session: params.sessionId, update: params.update });
-  if (params.update.sessionUpdate === "agent_message_chunk") onText?.();
-});
+const decisions = ["deny", "allow"];
+const editor = acp
+  .client({ name: "test" })
+  .onNotification(acp.methods.client.session.update, ({ params }) => {
+    say({ session: params.sessionId, update: params.update });
+    if (params.update.sessionUpdate === "agent_message_chunk") onText?.();
+  })
+  .onRequest(acp.methods.client.session.requestPermission, ({ params }) => {
+    say({ asked: params });
+    return { outcome: { outcome: "selected", optionId: decisions.shift() ?? "" } };
+  });
 
 const { initialize, session } = acp.methods.agent;
 await editor.connectWith(stream, async (ctx) => {
@@ -59,6 +66,14 @@ await editor.connectWith(stream, async (ctx) => {
   say({ loaded: known });
   await prompt("[[recall]]", known);
 
+  // Asked before a file is written: no, then yes.
+  await ctx.request(session.setMode, { sessionId: known, modeId: "ask" });
+  await prompt("[[tool:write /workspace/asked.txt no]]", known);
+  await prompt("[[tool:write /workspace/asked.txt yes]]", known);
+  await ctx.request(session.setMode, { sessionId: known, modeId: "auto" });
+  await prompt("[[tool:shell cat /workspace/asked.txt]]", known);
+
+  await refused(ctx.request(session.setMode, { sessionId: known, modeId: "perhaps" }));
   await refused(prompt("[[status:401]]"));
   await refused(ctx.request(session.load, { sessionId: "ses_none", cwd: "/", mcpServers: [] }));
   await refused(ctx.request(session.prompt, { sessionId: "none", prompt: [{ type: "text", text: "x" }] }));

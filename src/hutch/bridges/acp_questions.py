@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -22,6 +23,7 @@ TOOLS: Final[dict[str, schema.ToolKind]] = {
     "fetch": "fetch",
 }
 _TITLE_MAX: Final = 200  # characters
+_TICKS: Final = re.compile(r"`+")
 _OPTIONS: Final = (
     schema.PermissionOption(option_id="allow", name="Allow", kind="allow_once"),
     schema.PermissionOption(option_id="always", name="Always allow", kind="allow_always"),
@@ -96,8 +98,11 @@ def title(name: str, given: dict[str, Any]) -> str:
 def _content(event: ev.ApprovalRequested) -> list[Any] | None:
     if event.diff is None:
         return None
+    # Longer than any in it, so that nothing of it can look like something beside it.
+    fence = "`" * max(3, 1 + max(map(len, _TICKS.findall(event.diff)), default=0))
     left_out = "\n… and more, which was left out" if event.truncated else ""
-    return [acp.tool_content(acp.text_block(f"```diff\n{event.diff}```{left_out}"))]
+    text = f"{fence}diff\n{event.diff.rstrip()}\n{fence}{left_out}"
+    return [acp.tool_content(acp.text_block(text))]
 
 
 def _decision(

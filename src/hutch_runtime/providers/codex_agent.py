@@ -99,16 +99,16 @@ class CodexAgent(RpcAgent):
         """The answer to a request for approval: yes in a turn that asks nobody."""
         running = self._running
         if running is None or _turn_id(params) != running.turn_id:
-            return answer("deny")
+            return answer(method, params, "deny")
         if running.ask is None:
-            return answer("allow")
-        item = running.translator.open_tool(params.get("itemId"))
-        waiting = asyncio.ensure_future(running.ask(question(method, params, item)))
+            return answer(method, params, "allow")
+        asked = question(method, params, running.translator.begun)
+        waiting = asyncio.ensure_future(running.ask(asked))
         running.asking.add(waiting)
         try:
-            return answer(await waiting)
+            return answer(method, params, await waiting)
         except asyncio.CancelledError:  # the turn is over
-            return answer("cancel")
+            return answer(method, params, "cancel")
         finally:
             running.asking.discard(waiting)
 

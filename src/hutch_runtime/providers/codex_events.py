@@ -7,7 +7,7 @@ generate-ts --experimental``; whatever is not listed here becomes an ``unparsed`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from hutch_runtime.providers.codex_errors import Failure, read_error
@@ -143,9 +143,10 @@ class TurnTranslator:
                     cost_usd=None,
                 )
 
-    def open_tool(self, item_id: object) -> ToolItem | None:
-        """A tool call that has begun and not ended."""
-        return self._open.get(item_id) if isinstance(item_id, str) else None
+    @property
+    def begun(self) -> Mapping[str, ToolItem]:
+        """The tool calls that have not ended, by their ids."""
+        return self._open
 
     def begin_from(self, totals: tuple[int, int, int] | None) -> None:
         """The thread's totals before this turn, learnt late."""

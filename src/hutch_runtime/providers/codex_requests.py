@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from hutch_runtime.jsonrpc import METHOD_NOT_FOUND, RpcError
 from hutch_runtime.providers.codex_agent import CodexAgent
-from hutch_runtime.providers.codex_approvals import METHODS
+from hutch_runtime.providers.codex_approvals import answer, is_approval
 from hutch_runtime.providers.rpc_process import RpcProcess
 
 _ANSWERS: Final[dict[str, dict[str, Any]]] = {
@@ -39,10 +39,10 @@ def answer_request(process: RpcProcess, method: str, params: dict[str, Any], lin
     if method == "currentTime/read":
         return {"currentTimeAt": int(time.time())}
     listener = process.listener(params.get("threadId"))
-    if method in METHODS:
+    if is_approval(method, params):
         if isinstance(listener, CodexAgent):
             return listener.approval(method, params)
-        return {"decision": "decline"}  # of no session that anybody has
+        return answer(method, params, "deny")  # of no session that anybody has
     if method in _ANSWERS:
         return _ANSWERS[method]
     if method not in _REFUSED and listener is not None:
