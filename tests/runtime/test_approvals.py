@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hutch_runtime.protocol import (
 )
 from hutch_runtime.providers import claude_permissions, codex_approvals, gemini_permissions
 from hutch_runtime.providers.codex_items import ToolItem
+from tests.integration.test_mcp_servers import SERVER, SHOUT
 from tests.runtime.model import Model, running_model
 from tests.runtime.runtime_process import Event, Runtime, running_runtime
 
@@ -154,6 +156,28 @@ async def test_an_edit_is_asked_about_with_its_diff(
         assert file.read_text() == "one\ntwo\n"
         await talk.say(prompt, "allow", options=ASK)
         assert file.read_text().strip() == "three"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_tool_of_an_mcp_server_is_asked_about(
+    tmp_path: Path, model: Model, provider: Provider
+) -> None:
+    async with running_runtime(tmp_path, model.url, prewarm="") as runtime:
+        program = tmp_path / "workspace" / "server.py"
+        program.write_text(SERVER)
+        server = {"name": "notes", "command": sys.executable, "args": [str(program)]}
+        answer = await runtime.http.put("/mcp-servers", json={"servers": [server]})
+        assert answer.status_code == 200, answer.text
+        talk = Conversation(runtime, provider)
+        for decision, said in (("deny", False), ("always", True)):
+            events = await talk.say(SHOUT.format("notes"), decision, options=ASK)
+            [asked] = of(events, "approval.requested")
+            [tool] = of(events, "tool.started")
+            assert (asked["kind"], asked["tool_id"]) == ("mcp", tool["tool_id"])
+            assert ("AHOY" in events[-1]["text"]) == said
+        events = await talk.say(SHOUT.format("notes"), options=ASK)
+        assert of(events, "approval.requested") == []
+        assert "AHOY" in events[-1]["text"]
 
 
 async def test_the_runtime_refuses_what_was_not_asked(tmp_path: Path, model: Model) -> None:
