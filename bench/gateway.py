@@ -188,6 +188,9 @@ def _gateway(source: int) -> Iterator[int]:
             "HUTCH_DATA_DIR": folder,
             "HUTCH_GATEWAY_PORT": str(settings.gateway_port),
             "HUTCH_EGRESS_NETWORKS": "127.0.0.0/8",
+            # What it can, not what one sandbox may.
+            "HUTCH_EGRESS_MB_PER_S": "0",
+            "HUTCH_EGRESS_REQUESTS_PER_S": "0",
         }
         with _process("hutch.gateway", "--host", "127.0.0.1", **environment):
             _wait(settings.gateway_port)

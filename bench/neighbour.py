@@ -94,6 +94,9 @@ def _measure(service: Service) -> dict[str, Any]:
     quiet_user, loud_user = service.make_user(), service.make_user()
     loud_user.run("claude", "hello")
     session = quiet_user.run("claude", "hello")["session_id"]
+    for user in (quiet_user, loud_user):  # the other CLIs take seconds of a core
+        while any(agent["state"] == "starting" for agent in user.client.container()["agents"]):
+            time.sleep(_PAUSE_S)
     beside: dict[str, list[float]] = {"quiet": [], "loud": []}
     for _ in range(ROUNDS):
         beside["quiet"] += [_turn(quiet_user, session) for _ in range(TURNS)]

@@ -161,6 +161,7 @@ class Settings(BaseSettings):
     # Private networks into which an allowed name may lead all the same, as CIDR. None by default.
     egress_networks: Annotated[tuple[str, ...], NoDecode] = ()
     egress_connections: int = 128  # a sandbox's at once
+    egress_requests_per_s: NonNegativeFloat = 100  # of a sandbox; 0 is no limit
     egress_mb_per_s: NonNegativeFloat = 20  # of a sandbox, each way; 0 is no limit
     exit_probe_url: str = "https://ip.decodo.com/json"
     exit_probe_every_s: float = 300

@@ -144,7 +144,13 @@ async def upstream() -> AsyncIterator[Upstream]:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """What stands for the internet here is the loopback network."""
-    return Settings(data_dir=tmp_path, gateway_port=0, egress_networks=("127.0.0.0/8",))
+    return Settings(
+        data_dir=tmp_path,
+        gateway_port=0,
+        egress_networks=("127.0.0.0/8",),
+        egress_mb_per_s=0,  # what is tried is what one may not
+        egress_requests_per_s=0,
+    )
 
 
 class Names:

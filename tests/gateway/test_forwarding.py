@@ -285,3 +285,42 @@ async def test_a_rate_cap_holds_for_routes_too(setup: Setup) -> None:
         async with http.get(f"{setup.base}/claude/x") as response:
             assert len(await response.read()) == 2 << 20
         assert 0.5 < time.perf_counter() - began < 2.5
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept connection", "new connections"])
+async def test_requests_beyond_a_rate_wait_and_nobody_elses_do(
+    setup: Setup,
+    kept: bool,  # noqa: FBT001  as pytest gives it
+) -> None:
+    await setup.control.put(setup.entry("127.0.0.3", "user_b", sandbox="sbx_b"))
+    setup.gateway._gate.seats._requests_per_s = 10.0  # and fifty at once
+    done = 0
+
+    async def flood() -> None:
+        nonlocal done
+        async with setup.session("127.0.0.2") as http:
+            headers = {} if kept else {"Connection": "close"}
+            for _ in range(70 if kept else 35):
+                async with http.get(f"{setup.base}/claude/x", headers=headers) as response:
+                    await response.read()
+                done += 1
+
+    began = time.perf_counter()
+    flooding = asyncio.create_task(flood())
+    while done < 10:
+        await asyncio.sleep(0.01)
+    async with setup.session("127.0.0.3") as http, http.get(f"{setup.base}/claude/x") as response:
+        assert response.status == 200
+    assert not flooding.done()
+    await flooding
+    assert time.perf_counter() - began > 1.5
+
+
+async def test_what_counts_arrivals_goes_with_the_sandbox(setup: Setup) -> None:
+    seats = setup.gateway._gate.seats
+    seats._requests_per_s = 10.0
+    async with setup.session("127.0.0.2") as http, http.get(f"{setup.base}/claude/x") as response:
+        assert response.status == 200
+    assert set(seats._arrivals) == {"127.0.0.2"}
+    await setup.control.remove("sbx_a", "inc_of_sbx_a")
+    assert not seats._arrivals

@@ -80,6 +80,7 @@ class Door:
         try:
             visitor.sock.setblocking(False)
             visitor.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._gate.seats.arrived(peer[0])
             await visitor.read_head()
             if visitor.head.startswith(b"CONNECT "):
                 await serve_tunnel(self._gate, visitor)

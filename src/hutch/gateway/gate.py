@@ -30,7 +30,10 @@ class Gate:
         self.synced = asyncio.Event()
         self.traffic = Traffic()
         self.seats = Seats(
-            self.table, connections=settings.egress_connections, mb_per_s=settings.egress_mb_per_s
+            self.table,
+            connections=settings.egress_connections,
+            mb_per_s=settings.egress_mb_per_s,
+            requests_per_s=settings.egress_requests_per_s,
         )
         self.check = AddressCheck(settings.egress_networks, resolver)
         self.clients = Clients(self.check)

@@ -65,6 +65,7 @@ class Proxy:
         plain = request.raw_path.startswith("http://")
         exchange = Exchange("plain" if plain else "route", request.method)
         try:
+            await self._gate.seats.arrived(_peer(request)[0])
             outgoing = await self._admit(request, exchange)
             return await self._forward(request, exchange, outgoing)
         except Refusal as refusal:

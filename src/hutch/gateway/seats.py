@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from hutch.gateway.pace import Pace
+from hutch.gateway.pace import ARRIVALS_BURST_S, Pace
 from hutch.gateway.refusals import way_changed
 from hutch.gateway.table import SHARED_ADDRESS, Entry, Table
+from hutch_runtime.protocol import MIB
 
 # All sandboxes of the process backend come from one address.
 _SHARED_FACTOR: Final = 16
@@ -31,12 +32,16 @@ class Seat:
 
 
 class Seats:
-    def __init__(self, table: Table, *, connections: int, mb_per_s: float) -> None:
+    def __init__(
+        self, table: Table, *, connections: int, mb_per_s: float, requests_per_s: float
+    ) -> None:
         self._table = table
+        self._requests_per_s = requests_per_s
         self._limit = connections
         self._mb_per_s = mb_per_s
         self._seats: dict[_Key, Seat] = {}
         self._open: Counter[str] = Counter()
+        self._arrivals: dict[str, Pace] = {}  # by address
 
     def take(self, address: str) -> bool:
         """Count one more connection from there; False if there are too many."""
@@ -51,6 +56,16 @@ class Seats:
         if not self._open[address]:
             del self._open[address]
 
+    async def arrived(self, address: str) -> None:
+        """One more connection, or request, from there: each costs this process, which is
+        everybody's, its time. Waits for its turn.
+        """
+        pace = self._arrivals.get(address)
+        if pace is None:
+            rate = self._requests_per_s * (_SHARED_FACTOR if address == SHARED_ADDRESS else 1)
+            pace = self._arrivals[address] = Pace(rate, burst_s=ARRIVALS_BURST_S)
+        await pace.passed(1)
+
     @property
     def connections(self) -> int:
         return self._open.total()
@@ -59,7 +74,7 @@ class Seats:
         key = _key(entry)
         seat = self._seats.get(key)
         if seat is None:
-            seat = self._seats[key] = Seat(Pace(self._mb_per_s), Pace(self._mb_per_s))
+            seat = self._seats[key] = Seat(Pace(self._mb_per_s * MIB), Pace(self._mb_per_s * MIB))
         return seat
 
     @contextmanager
@@ -82,6 +97,8 @@ class Seats:
         for key in [key for key in self._seats if not self._holds(key)]:
             for task in self._seats.pop(key).tasks:
                 task.cancel()
+        for address in [one for one in self._arrivals if not self._table.knows(one)]:
+            del self._arrivals[address]
 
     def _holds(self, key: _Key) -> bool:
         entry = self._table.now(key[0])
