@@ -61,6 +61,7 @@ from hutch.control.webhooks import WebhookTask
 from hutch.errors import BackendError, Unavailable
 from hutch.exits.rows import ExitRows
 from hutch.exits.service import Exits
+from hutch.files.service import Files
 from hutch.gateway.addresses import AddressCheck
 from hutch.gateway.base import GatewayControl
 from hutch.gateway.client import GatewayClient
@@ -135,6 +136,7 @@ class Hutch:
     probe: CredentialProbe
     sandboxes: Sandboxes
     uses: Uses
+    files: Files
     places: Places
     rollouts: Rollouts
     run_queue: RunQueue
@@ -454,6 +456,7 @@ async def running(
             probe=CredentialProbe(settings.base_url, exits.connector),
             sandboxes=sandboxes,
             uses=uses,
+            files=Files(uses, runtime, bytes_max=settings.workspace_mb * MIB),
             places=places,
             rollouts=rollouts,
             run_queue=run_queue,

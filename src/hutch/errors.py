@@ -46,6 +46,54 @@ class UnsupportedParameter(InvalidRequest):
         self.param = param
 
 
+class InvalidPath(InvalidRequest):
+    """A path that is none, or that leads out of the workspace."""
+
+    code = "invalid_path"
+
+
+class IsDirectory(InvalidRequest):
+    """What a file is needed for is a directory."""
+
+    code = "is_a_directory"
+
+
+class NoDirectory(InvalidRequest):
+    """What a directory is needed for is none, or is reached by a link."""
+
+    code = "not_a_directory"
+
+
+class NoOrdinaryFile(InvalidRequest):
+    """A link, a pipe or a socket, which are neither read nor written."""
+
+    code = "not_a_file"
+
+
+class InvalidRange(InvalidRequest):
+    """The file has no such part."""
+
+    code = "invalid_range"
+
+
+class InvalidArchive(InvalidRequest):
+    """A tar archive is broken, or holds what is not unpacked; nothing of it was."""
+
+    code = "invalid_archive"
+
+
+class FileTooLarge(InvalidRequest):
+    """More bytes than a workspace may have."""
+
+    code = "file_too_large"
+
+
+class NoSpace(FileTooLarge):
+    """There is no room left for it in the user's workspace."""
+
+    code = "no_space"
+
+
 class Unauthorized(HutchError):
     code = "unauthorized"
 
@@ -74,8 +122,18 @@ class ReadOnlyKey(Forbidden):
     code = "read_only_key"
 
 
+class FileClosed(Forbidden):
+    """A file's own permissions close it to the agents' user, as whom it is opened."""
+
+    code = "permission_denied"
+
+
 class NotFound(HutchError):
     code = "not_found"
+
+
+class NoSuchFile(NotFound):
+    code = "file_not_found"
 
 
 class ModelNotFound(NotFound):
@@ -86,6 +144,22 @@ class ModelNotFound(NotFound):
 
 class Conflict(HutchError):
     code = "conflict"
+
+
+class FileExists(Conflict):
+    """Something is there already, and was not to be replaced."""
+
+    code = "file_exists"
+
+
+class DirectoryNotEmpty(Conflict):
+    code = "directory_not_empty"
+
+
+class PreconditionFailed(Conflict):
+    """The file is not, or no longer, what If-Match or If-None-Match says."""
+
+    code = "precondition_failed"
 
 
 class IdempotencyMismatch(Conflict):

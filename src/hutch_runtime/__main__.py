@@ -14,6 +14,8 @@ from typing import Final
 import uvicorn
 
 from hutch_runtime.agents import Pool
+from hutch_runtime.files.routes import FileRoutes
+from hutch_runtime.files.tree import Tree
 from hutch_runtime.home import Home
 from hutch_runtime.identity import Identity, separate
 from hutch_runtime.logins.service import Logins
@@ -66,9 +68,17 @@ def build(settings: Settings) -> uvicorn.Server:
     terminals = Terminals(
         Environment(settings.setup, logins), settings.workspace, settings.identity
     )
+    files = FileRoutes(Tree(settings.workspace, settings.identity))
     config = uvicorn.Config(
         Server(
-            settings, pool, runs, logins, state, mcp_servers=mcp_servers, terminals=terminals
+            settings,
+            pool,
+            runs,
+            logins,
+            state,
+            mcp_servers=mcp_servers,
+            terminals=terminals,
+            files=files,
         ).app(),
         host=settings.host,
         port=settings.port,

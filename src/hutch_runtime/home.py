@@ -17,9 +17,26 @@ from typing import Final
 
 from hutch_runtime.identity import Identity
 
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_ROOT: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe must not block
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+def enter(name: str | bytes, directory: int | None = None) -> int:
+    """A directory, open, if that is what ``name`` is and no link to one. Raises ``OSError``.
+
+    Not by O_DIRECTORY: together with O_NOFOLLOW, gVisor (20240729) follows links.
+    """
+    try:
+        found = os.open(name, _FILE, dir_fd=directory)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link; a socket
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+        raise
+    if not stat.S_ISDIR(os.fstat(found).st_mode):
+        os.close(found)
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    return found
 
 
 class Home:
@@ -74,13 +91,13 @@ class Home:
         """The directory that ``name`` is in, open, and its last part; with the agents' rights."""
         *above, base = PurePosixPath(name).parts
         with self._identity.acting():
-            directory = os.open(self.path, _DIRECTORY)
+            directory = os.open(self.path, _ROOT)
             try:
                 for part in above:
                     if make:
                         with contextlib.suppress(FileExistsError):
                             os.mkdir(part, 0o700, dir_fd=directory)
-                    below = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+                    below = enter(part, directory)
                     os.close(directory)
                     directory = below
                 yield directory, base

@@ -119,6 +119,26 @@ ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(ErrorCode))
 # Of requests that are no runs.
 RequestCode: TypeAlias = Literal["terminal_not_found", "terminal_failed", "too_many_terminals"]
 
+# Why something with files was not done; ``hutch.files.service`` says each to people.
+FileErrorCode: TypeAlias = Literal[
+    "file_not_found",
+    "file_exists",
+    "is_a_directory",
+    "not_a_directory",
+    "not_a_file",  # a link, a pipe, a socket: read and written are ordinary files alone
+    "directory_not_empty",
+    "permission_denied",  # the agents' own permissions
+    "file_too_large",
+    "no_space",
+    "invalid_path",
+    "invalid_range",
+    "invalid_archive",
+    "precondition_failed",
+    "bad_request",
+    "runtime_error",
+]
+FILE_ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(FileErrorCode))
+
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
@@ -190,12 +210,48 @@ IMAGE_TYPES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/w
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}/[a-z0-9][a-z0-9.+-]{0,100}")
 
 
+WORKSPACE: Final = "/workspace"
+FILE_PATH_MAX_BYTES: Final = 4000  # Linux takes 4095 of a whole path
+FILE_NAME_MAX_BYTES: Final = 255
+FILES_PAGE_MAX: Final = 1000  # entries of one answer
+# Of one archive that is unpacked: those of 60 MB of small files, and no more than can be counted.
+ARCHIVE_ENTRIES_MAX: Final = 50_000
+
+
 class ProtocolError(ValueError):
     """What came from the other side is not an event."""
 
 
 class OptionError(ValueError):
     """An option or an attachment is not what it may be; the text says which, for its sender."""
+
+
+class PathError(ValueError):
+    """A path may not be what it is; the text says why, for its sender."""
+
+
+def file_path(given: str) -> str:
+    """From what a caller says to a path below the workspace, whose own is "": no dots, no empty
+    parts. What is below ``/workspace`` may be said with it. Raises ``PathError``.
+    """
+    if given == WORKSPACE or given.startswith(f"{WORKSPACE}/"):
+        given = given.removeprefix(WORKSPACE)
+    elif given.startswith("/"):
+        raise PathError(f"paths are relative to {WORKSPACE}, and nothing else can be reached")
+    parts = [part for part in given.split("/") if part not in {"", "."}]
+    if ".." in parts:
+        raise PathError("a path has no .. in it")
+    try:
+        sizes = [len(part.encode()) for part in parts]
+    except UnicodeEncodeError:
+        raise PathError("a path holds half of a surrogate pair") from None
+    if "\0" in given:
+        raise PathError("a path holds no NUL")
+    if any(size > FILE_NAME_MAX_BYTES for size in sizes):
+        raise PathError(f"a name in a path has more than {FILE_NAME_MAX_BYTES} bytes")
+    if sum(sizes) + len(sizes) > FILE_PATH_MAX_BYTES:
+        raise PathError(f"a path has more than {FILE_PATH_MAX_BYTES} bytes")
+    return "/".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hutch_runtime.agents import Pool
 from hutch_runtime.disk import disk
+from hutch_runtime.files.routes import FileRoutes
 from hutch_runtime.logins.routes import LoginRoutes
 from hutch_runtime.logins.service import Logins
 from hutch_runtime.mcp_servers.routes import McpServerRoutes
@@ -45,7 +46,8 @@ from hutch_runtime.protocol import (
 from hutch_runtime.providers.base import PLAIN
 from hutch_runtime.runs import Refused, Request, Run, Runs
 from hutch_runtime.settings import Settings
-from hutch_runtime.state import State, StateFailed
+from hutch_runtime.state import State
+from hutch_runtime.tar import TarFailed
 from hutch_runtime.terminals.routes import Attach, TerminalRoutes
 from hutch_runtime.terminals.service import Terminals
 
@@ -92,6 +94,7 @@ class Server:
         *,
         mcp_servers: McpServers,
         terminals: Terminals,
+        files: FileRoutes,
     ) -> None:
         self._settings = settings
         self._places = {
@@ -105,6 +108,7 @@ class Server:
         self._logins = logins
         self._mcp_servers = mcp_servers
         self._terminals = terminals
+        self._files = files
 
     def app(self) -> ASGIApp:
         routes = [
@@ -146,6 +150,7 @@ class Server:
                 for path, method, endpoint in (
                     *LoginRoutes(self._logins).all(),
                     *TerminalRoutes(self._terminals).all(),
+                    *self._files.all(),
                 )
             ),
             Route(
@@ -220,7 +225,7 @@ class Server:
         self._check_at_rest()
         try:
             await self._state.unpack(http.stream())
-        except StateFailed as failed:
+        except TarFailed as failed:
             raise Refused("runtime_error", f"The state could not be unpacked: {failed}") from None
         return JSONResponse({})
 

@@ -3,33 +3,19 @@
 GNU tar does the work, as the agents' user: it knows sparse files and hard links, a link leads it
 where an agent could go anyhow, and a file of its own format never meets a parser outside of a
 sandbox. Logins stay out: the orchestrator keeps them itself.
-
-Under gVisor what costs is each hand-over between two processes, so records and pipes are large, and
-a thread waits for tar rather than the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
-from typing import IO, Final
 
 from hutch_runtime.agents import Pool
 from hutch_runtime.identity import Identity
-from hutch_runtime.protocol import KIB, LOGIN_FILES, MIB
-
-_PIPE: Final = 1 * MIB
-_RECORD: Final = 128 * KIB
-_ENOUGH: Final = 512 * KIB  # handed over at once
-_WORDS_MAX: Final = 500
-_CHANGED: Final = 1  # tar's exit code when a file grew while it was read; the archive is whole
-
-
-class StateFailed(Exception):
-    """The archive could not be made or unpacked; the text says why, in tar's words."""
+from hutch_runtime.protocol import LOGIN_FILES
+from hutch_runtime.tar import Tar
 
 
 class State:
@@ -38,116 +24,26 @@ class State:
         self._parts = tuple(str(part.relative_to(self._root)) for part in (home, workspace))
         self._logins = tuple(f"{self._parts[0]}/{name}" for name in LOGIN_FILES.values())
         self._pool = pool
-        self._identity = identity
+        self._tar = Tar(identity)
 
-    async def pack(self) -> AsyncIterator[bytes]:
+    async def pack(self) -> AsyncGenerator[bytes]:
         """The archive, piece by piece, once idle agents have ended and written what they hold.
-        Raises ``StateFailed``, at the latest after the last piece.
+        Raises ``TarFailed``, at the latest after the last piece.
         """
         await self._pool.rest()
         left_out = (f"--exclude={name}" for name in self._logins)
-        with _words() as words:
-            tar = await asyncio.to_thread(
-                self._tar,
-                words,
-                ("--create", "--format=posix", "--sparse", "--anchored", "--no-wildcards"),
-                (*left_out, *self._parts),
-            )
-            try:
-                while piece := await asyncio.to_thread(_read, tar):
-                    yield piece
-                await _ended(tar, words, _CHANGED)
-            finally:
-                await asyncio.to_thread(_kill, tar)
+        options = ("--format=posix", "--sparse", "--anchored", "--no-wildcards", *left_out)
+        async with aclosing(self._tar.create(self._root, options, self._parts)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def unpack(self, pieces: AsyncIterator[bytes]) -> None:
         """Over what is there; agents that were started ahead begin anew afterwards. Raises
-        ``StateFailed``.
+        ``TarFailed``.
         """
         await self._pool.rest()
-        with _words() as words:
-            tar = await asyncio.to_thread(
-                self._tar, words, ("--extract", "--no-same-owner", "--preserve-permissions"), ()
-            )
-            try:
-                await _feed(tar, pieces)
-                await _ended(tar, words, 0)
-            finally:
-                await asyncio.to_thread(_kill, tar)
-                self._pool.refill()
-
-    def _tar(
-        self, words: IO[bytes], options: tuple[str, ...], names: tuple[str, ...]
-    ) -> subprocess.Popen[bytes]:
-        extracts = "--extract" in options
-        given, started_as = self._identity.launch(
-            (
-                "tar",
-                f"--directory={self._root}",
-                "--file=-",
-                f"--record-size={_RECORD}",
-                *options,
-                *names,
-            ),
-        )
-        return subprocess.Popen(
-            given,
-            stdin=subprocess.PIPE if extracts else subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if extracts else subprocess.PIPE,
-            stderr=words,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
-            bufsize=0,
-            pipesize=_PIPE,
-            **started_as,
-        )
-
-
-def _words() -> IO[bytes]:
-    """For what tar complains of; in memory, for /tmp may be full."""
-    words = os.memfd_create("tar")
-    os.fchmod(words, 0o600)  # ours; tar has it open
-    return os.fdopen(words, "w+b")
-
-
-async def _feed(tar: subprocess.Popen[bytes], pieces: AsyncIterator[bytes]) -> None:
-    waiting = bytearray()
-    async for piece in pieces:
-        waiting += piece
-        if len(waiting) >= _ENOUGH:
-            if not await asyncio.to_thread(_write, tar, bytes(waiting)):
-                return
-            waiting.clear()
-    await asyncio.to_thread(_write, tar, bytes(waiting))
-
-
-def _read(tar: subprocess.Popen[bytes]) -> bytes:
-    return tar.stdout.read(_ENOUGH) if tar.stdout is not None else b""
-
-
-def _write(tar: subprocess.Popen[bytes], content: bytes) -> bool:
-    """False: it has ended, and its exit code says why."""
-    try:
-        left = memoryview(content)
-        while left and tar.stdin is not None:
-            left = left[tar.stdin.write(left) :]
-    except BrokenPipeError:
-        return False
-    return True
-
-
-async def _ended(tar: subprocess.Popen[bytes], words: IO[bytes], worst: int) -> None:
-    if tar.stdin is not None:
-        tar.stdin.close()
-    if not 0 <= await asyncio.to_thread(tar.wait) <= worst:
-        words.seek(0)
-        said = words.read(64 * KIB).decode(errors="replace").strip()[-_WORDS_MAX:]
-        raise StateFailed(said or f"tar ended with {tar.returncode}")
-
-
-def _kill(tar: subprocess.Popen[bytes]) -> None:
-    if tar.poll() is None:
-        tar.kill()
-    tar.wait()
-    for end in (tar.stdin, tar.stdout):
-        if end is not None:
-            end.close()
+        try:
+            options = ("--no-same-owner", "--preserve-permissions")
+            await self._tar.extract(self._root, options, pieces)
+        finally:
+            self._pool.refill()

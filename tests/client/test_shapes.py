@@ -37,6 +37,9 @@ NAMES = {
     models.Network: "NetworkAnswer",
     models.Ticket: "TicketAnswer",
     models.TerminalInfo: "TerminalAnswer",
+    models.File: "FileAnswer",
+    models.FilePage: "FilePage",
+    models.Unpacked: "UnpackedAnswer",
     models.User: "UserAnswer",
     models.NewUser: "UserWithKey",
 }

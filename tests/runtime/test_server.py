@@ -15,6 +15,8 @@ import pytest
 from hutch_runtime import runs as runs_module
 from hutch_runtime import server as server_module
 from hutch_runtime.agents import Pool
+from hutch_runtime.files.routes import FileRoutes
+from hutch_runtime.files.tree import Tree
 from hutch_runtime.home import Home
 from hutch_runtime.logins.service import Logins
 from hutch_runtime.mcp_servers.service import CHANGED, McpServers
@@ -66,8 +68,16 @@ async def http(runs: Runs, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
         lambda provider: logins.restart(provider, CHANGED),
     )
     terminals = Terminals(dict, settings.workspace, settings.identity)
+    files = FileRoutes(Tree(settings.workspace, settings.identity))
     app = Server(
-        settings, runs._pool, runs, logins, state, mcp_servers=servers, terminals=terminals
+        settings,
+        runs._pool,
+        runs,
+        logins,
+        state,
+        mcp_servers=servers,
+        terminals=terminals,
+        files=files,
     ).app()
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app),

@@ -12,7 +12,8 @@ import pytest
 from hutch_runtime.agents import Pool
 from hutch_runtime.identity import Identity
 from hutch_runtime.protocol import LOGIN_FILES
-from hutch_runtime.state import State, StateFailed
+from hutch_runtime.state import State
+from hutch_runtime.tar import TarFailed
 from tests.runtime.fakes import EchoDriver
 
 
@@ -67,7 +68,7 @@ async def test_a_broken_archive_is_said(tmp_path: Path, harm: str) -> None:
     (tmp_path / "workspace/big").write_bytes(bytes(5_000_000))
     content = await packed(state)
     broken = os.urandom(2_000_000) if harm == "nonsense" else content[: len(content) // 2]
-    with pytest.raises(StateFailed, match="tar: "):
+    with pytest.raises(TarFailed, match="tar: "):
         await state.unpack(whole(broken, step=100_000))
 
 
@@ -86,7 +87,7 @@ async def test_an_archive_that_leads_out_stays_inside(tmp_path: Path) -> None:
         ".",
     )
     await tar.wait()
-    with pytest.raises(StateFailed):
+    with pytest.raises(TarFailed):
         await state.unpack(whole((evil / "a.tar").read_bytes()))
 
 
@@ -95,7 +96,7 @@ async def test_nothing_is_left_running(tmp_path: Path) -> None:
     (tmp_path / "workspace/big").write_bytes(os.urandom(20_000_000))
     pieces = state.pack()
     assert await anext(pieces)
-    await pieces.aclose()  # type: ignore[attr-defined]  # a generator, behind the interface
+    await pieces.aclose()
 
     async def breaks() -> AsyncIterator[bytes]:
         yield b"x" * 100

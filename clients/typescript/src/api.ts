@@ -865,6 +865,102 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/files": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Files
+         * @description What is in a directory, by name. A page may be shorter than `limit`; the last has no
+         *     `next`.
+         */
+        get: operations["list_files_v1_files_get"];
+        put?: never;
+        post?: never;
+        /**
+         * Delete File
+         * @description A file, a link or a directory.
+         */
+        delete: operations["delete_file_v1_files_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/files/archive": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Pack Files
+         * @description A directory as a tar archive, with names relative to it; links are packed as links. The same
+         *     files give the same bytes. An archive that is not whole breaks off.
+         */
+        get: operations["pack_files_v1_files_archive_get"];
+        /**
+         * Unpack Files
+         * @description The body is a tar archive, plain or with gzip, that is unpacked into a directory: all of it,
+         *     or nothing of it.
+         */
+        put: operations["unpack_files_v1_files_archive_put"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/files/content": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read File
+         * @description A file, or with `Range: bytes=…` one part of it.
+         */
+        get: operations["read_file_v1_files_content_get"];
+        /**
+         * Write File
+         * @description The body is the file's content. It is there all at once, or not at all; directories on the
+         *     way are made.
+         */
+        put: operations["write_file_v1_files_content_put"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/files/move": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Move File
+         * @description Or rename it. Directories on the way are made.
+         */
+        post: operations["move_file_v1_files_move_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/keys": {
         parameters: {
             query?: never;
@@ -2341,6 +2437,61 @@ export interface components {
             /** Updated */
             updated: number;
         };
+        /** FileAnswer */
+        FileAnswer: {
+            /**
+             * Etag
+             * @description Another one once it was changed.
+             */
+            etag: string;
+            /**
+             * Mode
+             * @description Permissions; 0o644 is 420.
+             */
+            mode: number;
+            /** Modified At */
+            modified_at: string;
+            /**
+             * Name
+             * @description With � for what is no UTF-8.
+             */
+            name: string;
+            /**
+             * Reachable
+             * @description False: no path can name it; its directory's archive can.
+             */
+            reachable: boolean;
+            /**
+             * Size
+             * @description Bytes.
+             */
+            size: number;
+            /**
+             * Target
+             * @description Of a link. Links are shown, and never followed.
+             */
+            target: string | null;
+            /**
+             * Type
+             * @enum {string}
+             */
+            type: "file" | "directory" | "link" | "other";
+        };
+        /** FilePage */
+        FilePage: {
+            /** Entries */
+            entries: components["schemas"]["FileAnswer"][];
+            /**
+             * Next
+             * @description `after` of the page behind this one.
+             */
+            next: string | null;
+            /**
+             * Path
+             * @description Below /workspace; "" is the workspace itself.
+             */
+            path: string;
+        };
         /** ForkRequest */
         ForkRequest: {
             /**
@@ -2810,6 +2961,22 @@ export interface components {
              * @constant
              */
             object: "list";
+        };
+        /** MoveRequest */
+        MoveRequest: {
+            /**
+             * Overwrite
+             * @description Replace what is there.
+             * @default false
+             */
+            overwrite: boolean;
+            /** Path */
+            path: string;
+            /**
+             * To
+             * @description The new path, not the directory to move it into.
+             */
+            to: string;
         };
         /** NetworkAnswer */
         NetworkAnswer: {
@@ -3818,6 +3985,16 @@ export interface components {
             /** Tool Id */
             tool_id: string;
         };
+        /** UnpackedAnswer */
+        UnpackedAnswer: {
+            /**
+             * Bytes
+             * @description In files.
+             */
+            bytes: number;
+            /** Entries */
+            entries: number;
+        };
         /** Usage */
         Usage: {
             /** Cached Tokens */
@@ -4034,8 +4211,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4160,8 +4355,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4290,8 +4503,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4418,8 +4649,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4550,8 +4799,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4681,8 +4948,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4809,8 +5094,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4937,8 +5240,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5067,8 +5388,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5195,8 +5534,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5327,8 +5684,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5458,8 +5833,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5591,8 +5984,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5721,8 +6132,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5849,8 +6278,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5977,8 +6424,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6105,8 +6570,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6237,8 +6720,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6365,8 +6866,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6496,8 +7015,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6628,8 +7165,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6756,8 +7311,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6890,8 +7463,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7018,8 +7609,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7150,8 +7759,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7278,8 +7905,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7406,8 +8051,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7534,8 +8197,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7662,8 +8343,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7794,8 +8493,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7924,8 +8641,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8054,8 +8789,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8182,8 +8935,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8316,8 +9087,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8444,8 +9233,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8575,8 +9382,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8710,8 +9535,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8849,8 +9692,26 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8980,8 +9841,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9111,8 +9990,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9242,8 +10139,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9373,8 +10288,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9504,8 +10437,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9637,8 +10588,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9777,8 +10746,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9908,8 +10895,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10041,8 +11046,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10174,8 +11197,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10305,8 +11346,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10442,8 +11501,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10575,8 +11652,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10706,8 +11801,1132 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    list_files_v1_files_get: {
+        parameters: {
+            query?: {
+                /** @description Below /workspace; it may begin with that. */
+                path?: string;
+                /** @description `next` of a page. */
+                after?: string | null;
+                limit?: number;
+            };
+            header?: {
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FilePage"];
+                };
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    delete_file_v1_files_delete: {
+        parameters: {
+            query: {
+                /** @description Below /workspace; it may begin with that. */
+                path: string;
+                /** @description A directory with what is in it. */
+                recursive?: boolean;
+            };
+            header?: {
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    pack_files_v1_files_archive_get: {
+        parameters: {
+            query?: {
+                /** @description Below /workspace; it may begin with that. */
+                path?: string;
+            };
+            header?: {
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/x-tar": string;
+                };
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    unpack_files_v1_files_archive_put: {
+        parameters: {
+            query?: {
+                /** @description Below /workspace; it may begin with that. */
+                path?: string;
+            };
+            header?: {
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/x-tar": string;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UnpackedAnswer"];
+                };
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    read_file_v1_files_content_get: {
+        parameters: {
+            query: {
+                /** @description Below /workspace; it may begin with that. */
+                path: string;
+            };
+            header?: {
+                range?: string | null;
+                "if-range"?: string | null;
+                "if-none-match"?: string | null;
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description The part that Range asks for. */
+            206: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description It is still what If-None-Match says. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    write_file_v1_files_content_put: {
+        parameters: {
+            query: {
+                /** @description Below /workspace; it may begin with that. */
+                path: string;
+            };
+            header?: {
+                /** @description Only in place of this ETag; * of anything. */
+                "if-match"?: string | null;
+                /** @description *: only where there is nothing. */
+                "if-none-match"?: string | null;
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FileAnswer"];
+                };
+            };
+            /** @description Nothing was there before. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FileAnswer"];
+                };
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    move_file_v1_files_move_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["MoveRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10837,8 +13056,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10972,8 +13209,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11103,8 +13358,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11240,8 +13513,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11371,8 +13662,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11504,8 +13813,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11641,8 +13968,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11772,8 +14117,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11911,8 +14274,26 @@ export interface operations {
                     "application/json": components["schemas"]["AnthropicError"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AnthropicError"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AnthropicError"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12033,8 +14414,26 @@ export interface operations {
                     "application/json": components["schemas"]["AnthropicError"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AnthropicError"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AnthropicError"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12164,8 +14563,26 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12297,8 +14714,26 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12428,8 +14863,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12563,8 +15016,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12702,8 +15173,26 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12835,8 +15324,26 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12970,8 +15477,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13106,8 +15631,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13242,8 +15785,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13375,8 +15936,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13513,8 +16092,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13646,8 +16243,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13786,8 +16401,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13919,8 +16552,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14052,8 +16703,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14183,8 +16852,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14320,8 +17007,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14457,8 +17162,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14594,8 +17317,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14725,8 +17466,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14860,8 +17619,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14991,8 +17768,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15126,8 +17921,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15257,8 +18070,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15392,8 +18223,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15525,8 +18374,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15656,8 +18523,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15793,8 +18678,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15929,8 +18832,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -16063,8 +18984,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -16196,8 +19135,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -16329,8 +19286,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: prompt_too_large, request_too_large, … */
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
                 headers: {
                     [name: string]: unknown;
                 };

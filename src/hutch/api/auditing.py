@@ -14,9 +14,12 @@ from hutch.app import Hutch
 from hutch.audit.models import Entry
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_PROMPTS: Final = frozenset(
+# What comes in numbers is noted a moment later, and does not wait for the disk.
+_FREQUENT: Final = frozenset(
     {"POST /v1/runs", "POST /v1/runs/{run_id}/cancel"}
     | {"POST /v1/chat/completions", "POST /v1/responses", "POST /v1/messages"}
+    | {"PUT /v1/files/content", "PUT /v1/files/archive"}
+    | {"DELETE /v1/files", "POST /v1/files/move"}
 )
 _NOTHING: Final = frozenset({"POST /v1/tickets"})  # opens for seconds what its holder may read
 
@@ -80,7 +83,7 @@ async def _note(scope: Scope, doing: _Doing, status: int) -> None:
         hutch.audit.count(replace(entry, user=None, target=()))
     elif action in _NOTHING or (400 <= status < 500 and not doing.target):
         return  # nothing was changed; a run that failed has such a status in others' protocols
-    elif action in _PROMPTS:
+    elif action in _FREQUENT:
         hutch.audit.note(entry)
     else:
         await hutch.audit.record(entry)

@@ -24,6 +24,9 @@ _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 # The first match counts, so a class stands before its base.
 _STATUS: Final[tuple[tuple[type[errors.HutchError], int], ...]] = (
     (errors.PromptTooLarge, 413),
+    (errors.FileTooLarge, 413),
+    (errors.InvalidRange, 416),
+    (errors.PreconditionFailed, 412),
     (errors.InvalidRequest, 400),
     (errors.Unauthorized, 401),
     (errors.Forbidden, 403),

@@ -25,7 +25,7 @@ from hutch.api.compat.dialects import error_frame, speaks_another
 from hutch.api.errors import body as error_body
 from hutch.api.front_terminal import TerminalRelay
 from hutch.api.front_websocket import WebSocketRelay
-from hutch.api.limits import most, too_large
+from hutch.api.limits import STREAMED, most, too_large
 from hutch.api.refusal import Refusal
 from hutch.api.terminal_websocket import PATH as TERMINAL
 from hutch.store.seat import Leader, Seat
@@ -40,7 +40,7 @@ _PAUSE_S: Final = 0.05
 _FRAME_MAX: Final = 32 * 1024 * 1024  # bytes; an event has far less
 # Of one connection, not of the message (RFC 9110, section 7.6.1).
 _HOP: Final = frozenset(
-    {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+    {b"connection", b"keep-alive", b"te", b"trailer", b"expect", b"transfer-encoding", b"upgrade"}
     | {b"proxy-connection", b"host", b"content-length", FORWARDED}
 )
 _NEW_RUNS: Final = frozenset({"/v1/runs", "/v1/chat/completions", "/v1/responses", "/v1/messages"})
@@ -114,6 +114,8 @@ class Front:
             session = self._session(repeatable=True)
             relay = kind(self._seat, session, scope, forwarded=FORWARDED, wait_s=_STREAM_WAIT_S)
             return await relay.carry(receive, send)
+        if scope["path"] in STREAMED:
+            return await self._carry(scope, receive, send)
         limit = most(scope["method"], scope["path"])
         request = await _read(scope, receive, limit)
         if request is None:
@@ -130,6 +132,35 @@ class Front:
                 task.cancel()
             await asyncio.gather(answering, gone, return_exceptions=True)
         return None
+
+    async def _carry(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A file on its way, of which nothing is kept here: so it is asked for once."""
+        until = _now() + WAIT_S
+        while (leader := self._seat.leader) is None and _now() < until:
+            await self._seat.changed(_PAUSE_S)
+        request = _Request(scope["method"], _whole_path(scope), list(scope["headers"]), b"")
+        sends = scope["method"] == "PUT"
+        begun = False
+        if leader is None:
+            message = "No process of this service leads at the moment."
+            return await _unavailable(send, scope["path"], message, "Try again.")
+        try:
+            session = self._session(repeatable=False)
+            body = _body(receive) if sends else None
+            async with _asking(session, leader, request, body) as answer:
+                begun = True
+                length = answer.headers.get("content-length")
+                headers = _passed(answer.raw_headers)
+                headers += [(b"content-length", length.encode())] if length is not None else []
+                await send(_start(answer.status, headers))
+                async for part in answer.content.iter_any():
+                    await _send_part(send, part)
+        except (_NotReceived, _Unclear, aiohttp.ClientError, OSError):
+            if begun:
+                return None  # the connection is closed: nobody takes it for whole
+            message = "The process that had this request died, or leads no more."
+            return await _unavailable(send, scope["path"], message, "Try again.")
+        return await send({"type": "http.response.body", "body": b""})
 
     async def _answer(self, request: _Request, send: Send) -> None:
         until = _now() + WAIT_S
@@ -267,12 +298,23 @@ class _Events:
 class _asking:  # noqa: N801  used as a function
     """One request to a leader. Raises ``_NotReceived`` or ``_Unclear`` on entering."""
 
-    def __init__(self, session: aiohttp.ClientSession, leader: Leader, request: _Request) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        leader: Leader,
+        request: _Request,
+        body: AsyncIterator[bytes] | None = None,
+    ) -> None:
+        """``body``: what is sent as it comes, once the leader takes it."""
+        headers = _for_the_leader(request)
+        if body is not None and (length := request.header(b"content-length")):
+            headers.append(("content-length", length))
         self._asked = session.request(
             request.method,
             leader.url + request.path,
-            headers=_for_the_leader(request),
-            data=request.body or None,
+            headers=headers,
+            data=body or request.body or None,
+            expect100=body is not None,
             allow_redirects=False,
         )
 
@@ -358,17 +400,33 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> _Request | None:
         if size > limit:
             return None
         parts.append(part)
-    path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
-    query = scope["query_string"].decode("latin-1")
     request = _Request(
         scope["method"],
-        path + (f"?{query}" if query else ""),
+        _whole_path(scope),
         list(scope["headers"]),
         b"".join(parts),
     )
     if request.is_new_run and not request.header(b"idempotency-key"):
         request.headers.append((b"idempotency-key", f"front-{secrets.token_hex(16)}".encode()))
     return request
+
+
+def _whole_path(scope: Scope) -> str:
+    path: str = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+    query = scope["query_string"].decode("latin-1")
+    return path + (f"?{query}" if query else "")
+
+
+async def _body(receive: Receive) -> AsyncIterator[bytes]:
+    """Raises ``ConnectionError`` where it breaks off, so that it does not pass for whole."""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ConnectionError
+        if part := message.get("body", b""):
+            yield part
+        if not message.get("more_body"):
+            return
 
 
 async def _parts(receive: Receive) -> AsyncIterator[bytes]:

@@ -35,13 +35,18 @@ _LARGER: Final = {
     ("POST", "/v1/messages"): RUN_MAX_BYTES,
     ("POST", "/v1/admin/exits/import"): 8 * MIB,  # two million characters
 }
+# Whose bodies are streamed to where their own limit is; the largest workspace is far below.
+STREAMED: Final = frozenset({"/v1/files/content", "/v1/files/archive"})
+STREAMED_MAX_BYTES: Final = 1024 * 1024 * MIB
 # Up to here a body that is too large is read and dropped, so that its sender sees the answer;
 # beyond, the connection is closed.
-_DROPPED_MAX: Final = 64 * MIB
+DROPPED_MAX: Final = 64 * MIB
 
 
 def most(method: str, path: str) -> int:
     """Bytes of a body."""
+    if method == "PUT" and path in STREAMED:
+        return STREAMED_MAX_BYTES
     return _LARGER.get((method, path), BODY_MAX_BYTES)
 
 
@@ -60,7 +65,7 @@ class BodyLimit:
         limit = most(scope["method"], scope["path"])
         declared = _declared(scope)
         if declared > limit:
-            await _refuse(send, scope["path"], limit, close=declared > _DROPPED_MAX)
+            await _refuse(send, scope["path"], limit, close=declared > DROPPED_MAX)
             return
         received = 0
 

@@ -22,6 +22,7 @@ from hutch.cli import (
     credentials,
     exit_codes,
     exits,
+    files,
     image,
     keys,
     mcp_servers,
@@ -53,6 +54,7 @@ app.add_typer(admin.app, name="admin")
 app.add_typer(agreements.app, name="agreements")
 app.add_typer(container.app, name="container")
 app.add_typer(credentials.app, name="credentials")
+app.add_typer(files.app, name="files")
 app.add_typer(image.app, name="image")
 app.add_typer(keys.app, name="keys")
 app.add_typer(mcp_servers.app, name="mcp-servers")

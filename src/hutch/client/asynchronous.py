@@ -7,19 +7,21 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self, TypeVar, Unpack
+from typing import IO, Self, TypeVar, Unpack
 
 import httpx2
 
 from hutch.client.endpoints import Endpoints, SendsLater
 from hutch.client.errors import ClientError, refusal
 from hutch.client.events import Event
+from hutch.client.file_requests import file, unpacked
 from hutch.client.following import Following, Prose
-from hutch.client.models import Run
+from hutch.client.models import File, Run, Unpacked
 from hutch.client.options import ANSWER_S, RETRY_FOR_S, Configured, Options, settled, trust
 from hutch.client.requests import Request, Steps
 from hutch.client.retries import Patience
 from hutch.client.run_options import RunOptions, body_and_headers
+from hutch.client.transfers import PIECE, Fetching, Progress, sending
 
 T = TypeVar("T")
 
@@ -60,6 +62,64 @@ class AsyncClient(Endpoints, Configured, SendsLater):
         retry_for_s = self._options.retry_for_s
         return AsyncStream(self, Following(run_id=run_id, after=after, retry_for_s=retry_for_s))
 
+    async def download(
+        self,
+        path: str,
+        to: IO[bytes],
+        *,
+        archive: bool = False,
+        on_bytes: Progress | None = None,
+    ) -> None:
+        """As ``Client.download``; ``to`` is written to in another thread."""
+        fetching = Fetching(
+            path, archive=archive, retry_for_s=self._options.retry_for_s, on_bytes=on_bytes
+        )
+        while not fetching.done:
+            try:
+                timeout = self._options.stream_timeout()
+                async with self._open(fetching.request(), timeout) as response:
+                    fetching.opened(response.status_code, response.headers)
+                    async for piece in response.aiter_bytes():
+                        await asyncio.to_thread(to.write, piece)
+                        fetching.take(piece)
+                fetching.ended()
+            except ClientError as error:
+                await asyncio.sleep(fetching.pause_after(error))
+
+    async def upload(
+        self,
+        path: str,
+        source: IO[bytes],
+        *,
+        if_match: str | None = None,
+        new: bool = False,
+        on_bytes: Progress | None = None,
+    ) -> File:
+        """As ``Client.upload``; ``source`` is read in another thread."""
+        request = sending(path, source, file, archive=False, if_match=if_match, new=new)
+        sent: File = await self._send_pieces(request, source, on_bytes)
+        return sent
+
+    async def upload_archive(
+        self, path: str, source: IO[bytes], *, on_bytes: Progress | None = None
+    ) -> Unpacked:
+        """As ``Client.upload_archive``; ``source`` is read in another thread."""
+        request = sending(path, source, unpacked, archive=True)
+        done: Unpacked = await self._send_pieces(request, source, on_bytes)
+        return done
+
+    async def _send_pieces(
+        self, request: Request[T], source: IO[bytes], on_bytes: Progress | None
+    ) -> T:
+        async def pieces() -> AsyncIterator[bytes]:
+            while piece := await asyncio.to_thread(source.read, PIECE):
+                yield piece
+                if on_bytes is not None:
+                    on_bytes(len(piece))
+
+        async with self._open(request, self._options.timeout(request), pieces()) as response:
+            return request.decode(await response.aread())
+
     async def _go(self, steps: Steps[T]) -> T:
         try:
             request = next(steps)
@@ -94,13 +154,17 @@ class AsyncClient(Endpoints, Configured, SendsLater):
 
     @asynccontextmanager
     async def _open(
-        self, request: Request[T], timeout: httpx2.Timeout
+        self,
+        request: Request[T],
+        timeout: httpx2.Timeout,
+        content: AsyncIterator[bytes] | None = None,
     ) -> AsyncIterator[httpx2.Response]:
         try:
             async with self._http.stream(
                 request.method,
                 request.path,
                 json=request.json,
+                content=content or request.content,
                 params=request.params or None,
                 headers=self._options.headers(request),
                 timeout=timeout,

@@ -7,19 +7,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self, TypeVar, Unpack
+from typing import IO, Self, TypeVar, Unpack
 
 import httpx2
 
 from hutch.client.endpoints import Endpoints, Sends
 from hutch.client.errors import ClientError, refusal
 from hutch.client.events import Event
+from hutch.client.file_requests import file, unpacked
 from hutch.client.following import Following, Prose
-from hutch.client.models import Run
+from hutch.client.models import File, Run, Unpacked
 from hutch.client.options import ANSWER_S, RETRY_FOR_S, Configured, Options, settled, trust
 from hutch.client.requests import Request, Steps
 from hutch.client.retries import Patience
 from hutch.client.run_options import RunOptions, body_and_headers
+from hutch.client.transfers import PIECE, Fetching, Progress, sending
 
 T = TypeVar("T")
 
@@ -64,6 +66,65 @@ class Client(Endpoints, Configured, Sends):
         retry_for_s = self._options.retry_for_s
         return Stream(self, Following(run_id=run_id, after=after, retry_for_s=retry_for_s))
 
+    def download(
+        self,
+        path: str,
+        to: IO[bytes],
+        *,
+        archive: bool = False,
+        on_bytes: Progress | None = None,
+    ) -> None:
+        """A file, or with ``archive`` a directory as a tar archive, written into ``to`` as it
+        comes. ``on_bytes`` is told of each piece's size. What breaks off goes on where it stopped.
+        """
+        fetching = Fetching(
+            path, archive=archive, retry_for_s=self._options.retry_for_s, on_bytes=on_bytes
+        )
+        while not fetching.done:
+            try:
+                with self._open(fetching.request(), self._options.stream_timeout()) as response:
+                    fetching.opened(response.status_code, response.headers)
+                    for piece in response.iter_bytes():
+                        to.write(piece)
+                        fetching.take(piece)
+                fetching.ended()
+            except ClientError as error:
+                time.sleep(fetching.pause_after(error))
+
+    def upload(
+        self,
+        path: str,
+        source: IO[bytes],
+        *,
+        if_match: str | None = None,
+        new: bool = False,
+        on_bytes: Progress | None = None,
+    ) -> File:
+        """A file from what ``source`` holds, read piece by piece; as ``write_file``."""
+        request = sending(path, source, file, archive=False, if_match=if_match, new=new)
+        sent: File = self._send_pieces(request, source, on_bytes)
+        return sent
+
+    def upload_archive(
+        self, path: str, source: IO[bytes], *, on_bytes: Progress | None = None
+    ) -> Unpacked:
+        """A tar archive, plain or with gzip, unpacked into the directory at ``path``: all of it, or
+        nothing of it.
+        """
+        request = sending(path, source, unpacked, archive=True)
+        done: Unpacked = self._send_pieces(request, source, on_bytes)
+        return done
+
+    def _send_pieces(self, request: Request[T], source: IO[bytes], on_bytes: Progress | None) -> T:
+        def pieces() -> Iterator[bytes]:
+            while piece := source.read(PIECE):
+                yield piece
+                if on_bytes is not None:
+                    on_bytes(len(piece))
+
+        with self._open(request, self._options.timeout(request), pieces()) as response:
+            return request.decode(response.read())
+
     def _go(self, steps: Steps[T]) -> T:
         try:
             request = next(steps)
@@ -97,12 +158,18 @@ class Client(Endpoints, Configured, Sends):
         return bytes(body)
 
     @contextmanager
-    def _open(self, request: Request[T], timeout: httpx2.Timeout) -> Iterator[httpx2.Response]:
+    def _open(
+        self,
+        request: Request[T],
+        timeout: httpx2.Timeout,
+        content: Iterator[bytes] | None = None,
+    ) -> Iterator[httpx2.Response]:
         try:
             with self._http.stream(
                 request.method,
                 request.path,
                 json=request.json,
+                content=content or request.content,
                 params=request.params or None,
                 headers=self._options.headers(request),
                 timeout=timeout,

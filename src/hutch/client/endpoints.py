@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
-from hutch.client import requests
+from hutch.client import file_requests, requests
 from hutch.client.requests import Request, Steps
 
 P = ParamSpec("P")
@@ -114,6 +114,13 @@ class Endpoints:
     get_or_create_container = one(requests.get_or_create_container)
     hibernate = one(requests.hibernate)
     destroy_container = one(requests.destroy_container)
+
+    files = several(file_requests.files)
+    file_page = one(file_requests.file_page)
+    read_file = one(file_requests.read_file)
+    write_file = one(file_requests.write_file)
+    delete_file = one(file_requests.delete_file)
+    move_file = one(file_requests.move_file)
 
     credentials = one(requests.credentials)
     credential = one(requests.credential)

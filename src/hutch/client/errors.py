@@ -78,7 +78,7 @@ class ApiError(ClientError):
 
 
 class Invalid(ApiError):
-    """400, 405, 413, 422: a field is wrong, or something is missing first, as a credential."""
+    """400, 405, 413, 416, 422: a field is wrong, or something is missing first, as a credential."""
 
 
 class Unauthorized(ApiError):
@@ -94,7 +94,7 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    """409."""
+    """409, 412: it is in use, or no longer what you meant to change."""
 
 
 class RateLimited(ApiError):
@@ -112,7 +112,9 @@ _KINDS: Final[Mapping[int, type[ApiError]]] = {
     404: NotFound,
     405: Invalid,
     409: Conflict,
+    412: Conflict,
     413: Invalid,
+    416: Invalid,
     422: Invalid,
     429: RateLimited,
 }

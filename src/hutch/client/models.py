@@ -403,3 +403,35 @@ class NewUser(User):
 @dataclass(frozen=True, slots=True)
 class UserPage:
     users: tuple[User, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """``type``: file, directory, link, other. ``mode``: permissions. ``etag`` is another one once
+    it was changed. ``target``: of a link. What is not ``reachable`` has a name that no path can
+    say.
+    """
+
+    name: str
+    type: str
+    size: int
+    modified_at: datetime
+    mode: int
+    etag: str
+    target: str | None
+    reachable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FilePage:
+    path: str
+    entries: tuple[File, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """``bytes``: in files."""
+
+    entries: int
+    bytes: int

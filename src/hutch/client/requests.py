@@ -33,6 +33,7 @@ class Request(Generic[T]):
     path: str
     decode: Callable[[bytes], T]
     json: Any = None
+    content: bytes | None = None
     params: Mapping[str, str | float] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True

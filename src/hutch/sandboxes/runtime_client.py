@@ -21,6 +21,7 @@ from hutch_runtime.protocol import (
     DECISIONS,
     ERROR_CODES,
     EVENT_MAX_BYTES,
+    FILE_ERROR_CODES,
     KIB,
     Attachment,
     Decision,
@@ -32,6 +33,9 @@ _ANSWER_S: Final = 10  # for calls that answer at once
 _SILENCE_S: Final = 60  # the runtime sends a heartbeat every 15 s
 # A hundred megabytes take a second or two; a busy host is slower.
 _STATE: Final = aiohttp.ClientTimeout(total=120, connect=_CONNECT_S, sock_read=30)
+# Whoever sends or takes a file may be slow, but not silent.
+_TRANSFER: Final = aiohttp.ClientTimeout(total=3600, connect=_CONNECT_S, sock_read=60)
+_CODES: Final = ERROR_CODES | FILE_ERROR_CODES
 _BODY_MAX: Final = 256 * KIB
 _HEAD_S: Final = 60  # of a stream; informational answers before it would never end
 # Of a stream, beyond as many bytes as its events have: heartbeats of hours, or a moment of a flood.
@@ -136,6 +140,7 @@ class RuntimeClient:
         method: str,
         path: str,
         *,
+        params: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         within_s: float = _ANSWER_S,
     ) -> dict[str, Any]:
@@ -143,7 +148,8 @@ class RuntimeClient:
         ``RuntimeRefused``.
         """
         timeout = aiohttp.ClientTimeout(total=within_s, connect=_CONNECT_S)
-        async with self._request(sandbox, method, path, timeout=timeout, json=body) as response:
+        options: dict[str, Any] = {"timeout": timeout, "params": params, "json": body}
+        async with self._request(sandbox, method, path, **options) as response:
             return _json(await _read(response))
 
     @asynccontextmanager
@@ -169,6 +175,39 @@ class RuntimeClient:
             yield response.content.iter_any()
 
     @asynccontextmanager
+    async def download(
+        self, sandbox: Sandbox, path: str, *, params: Mapping[str, str]
+    ) -> AsyncIterator[tuple[Mapping[str, str], AsyncIterator[bytes]]]:
+        """Headers and content; breaks off if it is not whole."""
+        options: dict[str, Any] = {"timeout": _TRANSFER, "params": params}
+        async with self._request(sandbox, "GET", path, **options) as response:
+            yield response.headers, _whole(response)
+
+    async def upload(
+        self,
+        sandbox: Sandbox,
+        path: str,
+        *,
+        params: Mapping[str, str],
+        pieces: AsyncIterator[bytes],
+        length: int | None,
+    ) -> dict[str, Any]:
+        """Nothing of ``pieces`` is asked for before the runtime has said that it takes them. Raises
+        ``RuntimeUnreachable`` also for whatever they raise.
+        """
+        async with self._request(
+            sandbox,
+            "PUT",
+            path,
+            headers={"content-length": str(length)} if length is not None else {},
+            timeout=_TRANSFER,
+            params=params,
+            data=pieces,
+            expect100=True,
+        ) as response:
+            return _json(await _read(response))
+
+    @asynccontextmanager
     async def _stream(
         self, sandbox: Sandbox, method: str, path: str, **options: Any
     ) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -185,7 +224,12 @@ class RuntimeClient:
 
     @asynccontextmanager
     async def _request(
-        self, sandbox: Sandbox, method: str, path: str, **options: Any
+        self,
+        sandbox: Sandbox,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._http is None:
             self._http = aiohttp.ClientSession(
@@ -200,7 +244,7 @@ class RuntimeClient:
             async with self._http.request(
                 method,
                 url,
-                headers={"authorization": f"Bearer {key}"},
+                headers={"authorization": f"Bearer {key}", **(headers or {})},
                 allow_redirects=False,
                 **options,
             ) as response:
@@ -209,6 +253,15 @@ class RuntimeClient:
                 yield response
         except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
             raise RuntimeUnreachable(type(error).__name__) from error
+
+
+async def _whole(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Raises ``RuntimeUnreachable`` where it breaks off."""
+    try:
+        async for piece in response.content.iter_any():
+            yield piece
+    except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
+        raise RuntimeUnreachable(type(error).__name__) from error
 
 
 def _carried(attachment: Attachment) -> dict[str, str]:
@@ -264,7 +317,7 @@ def _refusal(status: int, body: bytes) -> RuntimeRefused:
     code = error.get("code")
     return RuntimeRefused(
         status,
-        code if isinstance(code, str) and code in ERROR_CODES else "",
+        code if isinstance(code, str) and code in _CODES else "",
         str(error.get("message", f"the runtime answered with status {status}"))[:2000],
     )
 

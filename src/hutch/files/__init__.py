@@ -1,0 +1,1 @@
+"""The files in a user's workspace, for those outside of it."""
