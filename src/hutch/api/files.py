@@ -155,7 +155,7 @@ async def pack_files(hutch: HutchDep, caller: CallerDep, path: FilePath = "") ->
     return _Sending(packed, 200, "application/x-tar", {"content-disposition": "attachment"})
 
 
-@router.put("/archive", openapi_extra={"requestBody": {**_TAR, "required": True}})
+@router.put("/archive", openapi_extra={"requestBody": {**_FILE, "required": True}})
 async def unpack_files(
     request: Request, hutch: HutchDep, caller: CallerDep, path: FilePath = ""
 ) -> UnpackedAnswer:
