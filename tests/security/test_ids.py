@@ -45,6 +45,7 @@ class Belongings:
         key = call("POST", "/v1/keys", json={"name": SECRET})
         self.ids = {
             "run_id": run["id"],
+            "approval_id": "apr_1",
             "response_id": "resp_" + run["id"].removeprefix("run_"),
             "session_id": run["session_id"],
             "user_id": user.id,
