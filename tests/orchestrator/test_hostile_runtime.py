@@ -13,13 +13,14 @@ import pytest
 
 from hutch.app import Hutch
 from hutch.logins.runtime import LoginRuntime
-from hutch.runs import intake
-from hutch.runs.intake import Intake
 from hutch.runs.service import NewRun
-from hutch.sandboxes import runtime_client
+from hutch.sandboxes import intake, runtime_client
 from hutch.sandboxes.inside import Inside, inside
+from hutch.sandboxes.intake import Intake
 from hutch.sandboxes.models import ImageRef, Sandbox
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
+from hutch.terminals.connection import Connection
+from hutch_runtime.frames import DATA, control, frame
 from tests.orchestrator.conftest import World
 
 pytestmark = pytest.mark.timeout(30)
@@ -183,7 +184,7 @@ async def test_a_flood_of_events_is_taken_at_a_pace(monkeypatch: pytest.MonkeyPa
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr("hutch.runs.intake.asyncio.sleep", sleep)
+    monkeypatch.setattr("hutch.sandboxes.intake.asyncio.sleep", sleep)
     pace = Intake()
     for _ in range(4900):
         await pace.took()
@@ -191,6 +192,42 @@ async def test_a_flood_of_events_is_taken_at_a_pace(monkeypatch: pytest.MonkeyPa
     for _ in range(200 + intake.PER_S):
         await pace.took()
     assert max(slept) > 0.5
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [frame(DATA, b""), frame(DATA, b"x"), control("alive"), control("tomorrow")],
+    ids=["empty", "byte", "alive", "unknown"],
+)
+async def test_so_is_a_terminals_flood_of_small_frames(
+    monkeypatch: pytest.MonkeyPatch, piece: bytes
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(60):
+            yield piece * 100
+
+    monkeypatch.setattr("hutch.sandboxes.intake.asyncio.sleep", sleep)
+    async for _ in Connection().read(pieces()):
+        pass
+    assert max(slept, default=0) > 0.5
+
+
+async def test_what_a_program_prints_is_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def sleep(_: float) -> None:
+        raise AssertionError("it was")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(8000):
+            yield frame(DATA, bytes(4096))
+
+    monkeypatch.setattr("hutch.sandboxes.intake.asyncio.sleep", sleep)
+    said = [output async for output in Connection().read(pieces())]
+    assert len(said) == 8000
 
 
 @pytest.mark.parametrize(

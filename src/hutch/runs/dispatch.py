@@ -22,10 +22,10 @@ from hutch.logins.service import Logins
 from hutch.mcp_servers.service import McpServers
 from hutch.runs.approvals import Ledger
 from hutch.runs.inbound import Inbound, parse_event
-from hutch.runs.intake import Intake
 from hutch.runs.log import RunLog
 from hutch.runs.models import Run, RunState, Session, Standing
 from hutch.runs.rows import RunRows
+from hutch.sandboxes.intake import Intake
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.runtime_client import RuntimeClient, RuntimeRefused, RuntimeUnreachable
 from hutch.sandboxes.service import Sandboxes

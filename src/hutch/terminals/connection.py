@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+from hutch.sandboxes.intake import Intake
 from hutch.sandboxes.runtime_client import RuntimeUnreachable
 from hutch.terminals.inbound import read_said
 from hutch.terminals.models import Output
@@ -23,11 +24,14 @@ from hutch_runtime.frames import (
 )
 
 _WAITING_MAX: Final = 4  # frames that are on their way in
+# Bytes. What a program prints comes in larger ones; of the smallest, a megabyte is 170,000.
+_SMALL: Final = 512
 
 
 class Connection:
     def __init__(self) -> None:
         self._given: asyncio.Queue[bytes] = asyncio.Queue(_WAITING_MAX)
+        self._intake = Intake()
         self.touched = 0  # grows with each byte, in or out
 
     async def enter(self, data: bytes) -> None:
@@ -57,6 +61,8 @@ class Connection:
         try:
             async for piece in pieces:
                 for kind, payload in reader.feed(piece):
+                    if len(payload) < _SMALL:
+                        await self._intake.took()
                     if kind == CONTROL:
                         said: dict[str, Any] | None = read_said(payload)
                         if said is not None:

@@ -1,12 +1,12 @@
-"""How fast the events of one run are taken: a flood waits in its own sandbox's socket."""
+"""How fast the words of a run or a terminal are taken: a flood waits in its sandbox's socket."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
-# Models say some hundred tokens a second. Each event costs this process, which is everybody's, its
-# time, and the database a row.
+# Models say some hundred tokens a second, and people type less. Each event costs this process,
+# which is everybody's, its time, and that of a run a row in the database.
 PER_S: Final = 500
 _BURST: Final = 5_000  # what was said while nobody listened
 _TURN: Final = 64  # events before others have theirs: what has come already is read without a wait
