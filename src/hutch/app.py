@@ -65,6 +65,7 @@ from hutch.files.service import Files
 from hutch.gateway.addresses import AddressCheck
 from hutch.gateway.base import GatewayControl
 from hutch.gateway.client import GatewayClient
+from hutch.git.service import Git
 from hutch.load import Load, ProcLoad
 from hutch.logins.service import SIGN_IN_HOSTS, Logins
 from hutch.mcp_servers.service import McpServers
@@ -131,6 +132,7 @@ class Hutch:
     agreements: Agreements
     allowed_hosts: AllowedHosts
     mcp_servers: McpServers
+    git: Git
     data_keys: DataKeys
     vault: Vault
     probe: CredentialProbe
@@ -246,6 +248,7 @@ async def running(
             exits=lambda: exits,
             allowed=allowed_hosts.of,
             mcp_servers=lambda: mcp_servers,
+            git=lambda: git,
             trial_routes=offline.routes,
         )
         exits = Exits(
@@ -256,7 +259,15 @@ async def running(
             egress=settings.egress,
             moved=sync.user_changed,
         )
-        mcp_servers, logins = (
+        git, mcp_servers, logins = (
+            Git(
+                database,
+                clock,
+                data_keys,
+                runtime,
+                uses=lambda: uses,
+                changed=sync.user_changed,
+            ),
             closing(McpServers(database, clock, data_keys, runtime, changed=sync.user_changed)),
             closing(
                 Logins(
@@ -269,7 +280,7 @@ async def running(
                 )
             ),
         )
-        await asyncio.gather(exits.load(), mcp_servers.load())
+        await asyncio.gather(exits.load(), mcp_servers.load(), git.load())
         webhooks, webhook_task = await stack.enter_async_context(
             _webhooks(settings, database, data_keys, clock, lambda: driver.wake("webhooks"))
         )
@@ -451,6 +462,7 @@ async def running(
             agreements=agreements,
             allowed_hosts=allowed_hosts,
             mcp_servers=mcp_servers,
+            git=git,
             data_keys=data_keys,
             vault=vault,
             probe=CredentialProbe(settings.base_url, exits.connector),

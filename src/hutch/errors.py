@@ -176,6 +176,48 @@ class ApprovalDecided(Conflict):
     code = "approval_decided"
 
 
+class DirectoryExists(Conflict):
+    """There is something already where a repository was to go."""
+
+    code = "directory_exists"
+
+
+class RepositoryNotFound(NotFound):
+    """There is no such repository or branch, or the token may not see it."""
+
+    code = "repository_not_found"
+
+
+class GitAuthFailed(HutchError):
+    """The git host wants a token, or refuses the one that it was shown."""
+
+    code = "git_auth_failed"
+
+
+class HostNotAllowed(Forbidden):
+    """The user's container may not reach this host."""
+
+    code = "host_not_allowed"
+
+
+class RepositoryTooLarge(HutchError):
+    """It does not fit into the workspace; nothing of it is left there."""
+
+    code = "repository_too_large"
+
+
+class GitFailed(HutchError):
+    """The git host does not answer, or git ended with an error of its own."""
+
+    code = "git_failed"
+
+
+class GitTimeout(GitFailed):
+    """A clone took longer than it may."""
+
+    code = "git_timeout"
+
+
 class CredentialMissing(HutchError):
     code = "credential_missing"
 

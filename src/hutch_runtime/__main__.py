@@ -16,6 +16,7 @@ import uvicorn
 from hutch_runtime.agents import Pool
 from hutch_runtime.files.routes import FileRoutes
 from hutch_runtime.files.tree import Tree
+from hutch_runtime.git.clone import Cloner
 from hutch_runtime.home import Home
 from hutch_runtime.identity import Identity, separate
 from hutch_runtime.logins.service import Logins
@@ -64,6 +65,7 @@ def build(settings: Settings) -> uvicorn.Server:
         settings.setup("claude"),
         lambda provider: logins.restart(provider, CHANGED),
     )
+    cloner = Cloner(workspace, settings.setup("claude"))
     state = State(settings.home, settings.workspace, pool, settings.identity)
     terminals = Terminals(
         Environment(settings.setup, logins), settings.workspace, settings.identity
@@ -79,6 +81,7 @@ def build(settings: Settings) -> uvicorn.Server:
             mcp_servers=mcp_servers,
             terminals=terminals,
             files=files,
+            cloner=cloner,
         ).app(),
         host=settings.host,
         port=settings.port,

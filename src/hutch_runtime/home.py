@@ -76,6 +76,11 @@ class Home:
         with self._beside(name) as (directory, base):
             return os.lstat(base, dir_fd=directory)
 
+    def move(self, name: str, to: str) -> None:
+        """Not over anything but an empty directory."""
+        with self._beside(name) as (above, base), self._beside(to, make=True) as (beside, new):
+            os.rename(base, new, src_dir_fd=above, dst_dir_fd=beside)
+
     def make(self, name: str) -> None:
         """A directory that only its owner may enter, and those above it; it may be there."""
         with self._beside(f"{name}/x", make=True):

@@ -158,6 +158,10 @@ LOGIN_FILES: Final[dict[Provider, str]] = {
     "claude": ".claude/.credentials.json",
     "codex": ".codex/auth.json",
 }
+CloneOutcome: TypeAlias = Literal[
+    "ok", "exists", "not_found", "branch_not_found", "auth_failed", "not_allowed", "too_large",
+    "timeout", "unreachable", "failed",
+]  # fmt: skip
 MCP_SERVERS_MAX_BYTES: Final = 64 * KIB  # of all that a user has
 LOGIN_MAX_BYTES: Final = 64 * KIB  # real ones have 2 to 6
 

@@ -22,6 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hutch_runtime.agents import Pool
 from hutch_runtime.disk import disk
 from hutch_runtime.files.routes import FileRoutes
+from hutch_runtime.git.clone import Cloner
+from hutch_runtime.git.routes import GitRoutes
 from hutch_runtime.logins.routes import LoginRoutes
 from hutch_runtime.logins.service import Logins
 from hutch_runtime.mcp_servers.routes import McpServerRoutes
@@ -95,6 +97,7 @@ class Server:
         mcp_servers: McpServers,
         terminals: Terminals,
         files: FileRoutes,
+        cloner: Cloner,
     ) -> None:
         self._settings = settings
         self._places = {
@@ -109,6 +112,7 @@ class Server:
         self._mcp_servers = mcp_servers
         self._terminals = terminals
         self._files = files
+        self._cloner = cloner
 
     def app(self) -> ASGIApp:
         routes = [
@@ -140,6 +144,7 @@ class Server:
             ),
             Route("/state", _guarded(self._pack), methods=["GET"]),
             Route("/state", _guarded(self._unpack), methods=["PUT"]),
+            Route("/git/clone", _guarded(GitRoutes(self._cloner).clone), methods=["POST"]),
             Route(
                 "/mcp-servers",
                 _guarded(McpServerRoutes(self._mcp_servers).put),

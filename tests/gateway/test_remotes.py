@@ -60,3 +60,32 @@ async def test_a_private_address_stays_closed(setup: Setup) -> None:
         await tell(setup, url)
         async with setup.session("127.0.0.2") as http, http.get(f"{setup.base}/mcp/far") as answer:
             assert answer.status == 403, url
+
+
+async def tell_git(setup: Setup, place: str) -> None:
+    remote = Remote(f"https://{place}", (("Authorization", Secret("Basic real")),))
+    entry = replace(setup.entry("127.0.0.2"), remotes={f"git/{place}": remote})
+    await setup.control.put_table([entry])
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/a.git", "/a.git/info/refs", "/a.git/info/refs?service=git-upload-archive",
+     "/a.git/info/refs?service=git-upload-pack&x=1", "/api/v3/user", "/a.git/git-upload-pack/x",
+     "/a.git/git-upload-pack?x", "/a/../b.git/git-upload-pack", "/a%2f/git-upload-pack",
+     "/a\\b/git-upload-pack", "//git-upload-pack", "/"],
+)  # fmt: skip
+async def test_a_git_host_is_there_for_git_alone(setup: Setup, path: str) -> None:
+    place = setup.upstream.url.removeprefix("http://")
+    await tell_git(setup, place)
+    request = f"GET /git/{place}{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    answer = await setup.raw("127.0.0.2", request)
+    assert answer.split(b" ")[1] in {b"400", b"403"}, answer
+
+
+async def test_without_a_token_a_git_host_has_to_be_allowed(setup: Setup) -> None:
+    await tell_git(setup, "git.example.org")
+    url = f"{setup.base}/git/other.example.org/a/info/refs?service=git-upload-pack"
+    async with setup.session("127.0.0.2") as http, http.get(url) as answer:
+        assert answer.status == 403
+        assert "not on the list of allowed hosts" in await answer.text()

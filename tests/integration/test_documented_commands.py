@@ -24,6 +24,7 @@ EXPECTED = {
     "/v1/agreements": "404",  # none is asked for
     "/v1/admin/image/roll": "404",
     "/v1/admin/image/rollback": "409",
+    "/v1/git/clone": "502",  # the same
     "/exit": "503",  # none was imported
     "/sbx_none/release": "404",
     "/exit_none/probe": "404",

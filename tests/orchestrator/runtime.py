@@ -149,6 +149,9 @@ class ScriptedRuntime:
         self.packing = asyncio.Event()
         self.unpacked = 0
         self.refuses_unpacking = False
+        self.clones: list[dict[str, Any]] = []
+        self.clone_says: dict[str, Any] = {}
+        self.cloning: Callable[[], object] = lambda: None  # called while one is under way
         self.knows_mcp = True
         self.mcp_servers: list[list[dict[str, Any]]] = []  # as it was told, oldest first
         self._tasks: set[asyncio.Task[None]] = set()
@@ -163,6 +166,7 @@ class ScriptedRuntime:
         app.router.add_get("/state", self._pack)
         app.router.add_put("/state", self._unpack)
         app.router.add_put("/mcp-servers", self._put_mcp_servers)
+        app.router.add_post("/git/clone", self._clone)
         app.router.add_post("/{provider}", self._prompt)
         if not self.is_old:
             app.router.add_post("/{provider}/with-options", self._prompt)
@@ -272,6 +276,11 @@ class ScriptedRuntime:
         if not waiting.done():
             waiting.set_result(json.loads(await request.read())["decision"])
         return web.json_response({"decision": waiting.result(), "by": "user"})
+
+    async def _clone(self, request: web.Request) -> web.Response:
+        self.clones.append(await request.json())
+        self.cloning()
+        return web.json_response(self.clone_says)
 
     async def _put_mcp_servers(self, request: web.Request) -> web.Response:
         if not self.knows_mcp:  # as Starlette says of a path that is not there

@@ -91,6 +91,7 @@ def syncing(parts: Any, gateway: FakeGateway, tmp_path: Path) -> GatewaySync:
         route_for=lambda credential: route_for(settings, credential),
         exits=lambda: parts,
         mcp_servers=lambda: parts,
+        git=lambda: parts,
         allowed=allowed,
         trial_routes=no_routes,
     )

@@ -22,7 +22,7 @@ from hutch_runtime.protocol import (
 )
 from hutch_runtime.providers import claude_permissions, codex_approvals, gemini_permissions
 from hutch_runtime.providers.codex_items import ToolItem
-from tests.integration.test_mcp_servers import SERVER, SHOUT
+from tests.integration.test_places_outside import SERVER, SHOUT
 from tests.runtime.model import Model, running_model
 from tests.runtime.runtime_process import Event, Runtime, running_runtime
 

@@ -17,6 +17,7 @@ from hutch_runtime import server as server_module
 from hutch_runtime.agents import Pool
 from hutch_runtime.files.routes import FileRoutes
 from hutch_runtime.files.tree import Tree
+from hutch_runtime.git.clone import Cloner
 from hutch_runtime.home import Home
 from hutch_runtime.logins.service import Logins
 from hutch_runtime.mcp_servers.service import CHANGED, McpServers
@@ -62,6 +63,7 @@ async def http(runs: Runs, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
     settings = _settings(tmp_path)
     logins = Logins(settings.setup, runs._pool, Home(settings.home))
     state = State(settings.home, settings.workspace, runs._pool, settings.identity)
+    cloner = Cloner(Home(settings.workspace), settings.setup("claude"))
     servers = McpServers(
         Home(settings.home),
         settings.setup("claude"),
@@ -78,6 +80,7 @@ async def http(runs: Runs, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
         mcp_servers=servers,
         terminals=terminals,
         files=files,
+        cloner=cloner,
     ).app()
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app),

@@ -961,6 +961,64 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/git/clone": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Clone Repository
+         * @description A repository, into the user's workspace; answers once it is there, or nothing of it is.
+         */
+        post: operations["clone_repository_v1_git_clone_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/git/credentials": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List Git Credentials */
+        get: operations["list_git_credentials_v1_git_credentials_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/git/credentials/{host}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Put Git Credential
+         * @description Store or replace the token for a host. It is kept encrypted, and never comes back.
+         */
+        put: operations["put_git_credential_v1_git_credentials__host__put"];
+        post?: never;
+        /** Delete Git Credential */
+        delete: operations["delete_git_credential_v1_git_credentials__host__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/keys": {
         parameters: {
             query?: never;
@@ -1959,6 +2017,74 @@ export interface components {
              */
             result: "ok" | "rejected" | "rate_limited" | "unreachable" | "error" | "unchecked";
         };
+        /** CloneAnswer */
+        CloneAnswer: {
+            /**
+             * Branch
+             * @description Null of a tag.
+             */
+            branch: string | null;
+            /**
+             * Bytes
+             * @description That it takes, its history included.
+             */
+            bytes: number;
+            /**
+             * Commit
+             * @description That is checked out; null in an empty repository.
+             */
+            commit: string | null;
+            /**
+             * Directory
+             * @description Below the workspace.
+             */
+            directory: string;
+        };
+        /** CloneRequest */
+        CloneRequest: {
+            /**
+             * Branch
+             * @description Or a tag.
+             */
+            branch?: string | null;
+            /**
+             * Depth
+             * @description Of its history, in commits.
+             */
+            depth?: number | null;
+            /**
+             * Directory
+             * @description Below the workspace; the repository's name if left out.
+             */
+            directory?: string | null;
+            /**
+             * Submodules
+             * @description Theirs too, of the same kind of address.
+             * @default false
+             */
+            submodules: boolean;
+            /**
+             * Timeout S
+             * @default 120
+             */
+            timeout_s: number;
+            /**
+             * Token
+             * @description For this clone alone; stored nowhere.
+             */
+            token?: string | null;
+            /**
+             * Url
+             * @description https://host[:port]/path
+             */
+            url: string;
+            /**
+             * Username
+             * @description Beside the token.
+             * @default x-access-token
+             */
+            username: string;
+        };
         /** CodeRequest */
         CodeRequest: {
             /**
@@ -2499,6 +2625,34 @@ export interface components {
              * @description Of the new session.
              */
             name?: string | null;
+        };
+        /** GitTokenAnswer */
+        GitTokenAnswer: {
+            /** Created At */
+            created_at: string;
+            /** Host */
+            host: string;
+            /** Username */
+            username: string;
+        };
+        /** GitTokenPage */
+        GitTokenPage: {
+            /** Credentials */
+            credentials: components["schemas"]["GitTokenAnswer"][];
+        };
+        /** GitTokenRequest */
+        GitTokenRequest: {
+            /**
+             * Token
+             * Format: password
+             */
+            token: string;
+            /**
+             * Username
+             * @description Bitbucket wants x-token-auth; others take any.
+             * @default x-access-token
+             */
+            username: string;
         };
         /** HappeningAnswer */
         HappeningAnswer: {
@@ -4220,7 +4374,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -4238,7 +4392,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4265,8 +4419,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4364,7 +4536,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -4382,7 +4554,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4409,8 +4581,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4512,7 +4702,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -4530,7 +4720,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4557,8 +4747,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4658,7 +4866,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -4676,7 +4884,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4703,8 +4911,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4808,7 +5034,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -4826,7 +5052,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4853,8 +5079,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4957,7 +5201,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -4975,7 +5219,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5002,8 +5246,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5103,7 +5365,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -5121,7 +5383,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5148,8 +5410,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5249,7 +5529,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -5267,7 +5547,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5294,8 +5574,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5397,7 +5695,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -5415,7 +5713,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5442,8 +5740,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5543,7 +5859,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -5561,7 +5877,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5588,8 +5904,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5693,7 +6027,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -5711,7 +6045,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5738,8 +6072,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5842,7 +6194,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -5860,7 +6212,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5887,8 +6239,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5993,7 +6363,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -6011,7 +6381,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6038,8 +6408,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6141,7 +6529,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -6159,7 +6547,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6186,8 +6574,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6287,7 +6693,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -6305,7 +6711,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6332,8 +6738,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6433,7 +6857,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -6451,7 +6875,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6478,8 +6902,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6579,7 +7021,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -6597,7 +7039,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6624,8 +7066,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6729,7 +7189,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -6747,7 +7207,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6774,8 +7234,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6875,7 +7353,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -6893,7 +7371,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6920,8 +7398,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7024,7 +7520,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -7042,7 +7538,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7069,8 +7565,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7174,7 +7688,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -7192,7 +7706,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7219,8 +7733,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7320,7 +7852,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -7338,7 +7870,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7365,8 +7897,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7472,7 +8022,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -7490,7 +8040,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7517,8 +8067,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7618,7 +8186,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -7636,7 +8204,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7663,8 +8231,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7768,7 +8354,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -7786,7 +8372,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7813,8 +8399,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7914,7 +8518,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -7932,7 +8536,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7959,8 +8563,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8060,7 +8682,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -8078,7 +8700,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8105,8 +8727,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8206,7 +8846,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -8224,7 +8864,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8251,8 +8891,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8352,7 +9010,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -8370,7 +9028,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8397,8 +9055,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8502,7 +9178,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -8520,7 +9196,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8547,8 +9223,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8650,7 +9344,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -8668,7 +9362,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8695,8 +9389,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8798,7 +9510,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -8816,7 +9528,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8843,8 +9555,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8944,7 +9674,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -8962,7 +9692,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8989,8 +9719,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9096,7 +9844,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -9114,7 +9862,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9141,8 +9889,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9242,7 +10008,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -9260,7 +10026,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9287,8 +10053,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9391,7 +10175,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -9409,7 +10193,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9436,8 +10220,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9544,7 +10346,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -9562,7 +10364,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9589,8 +10391,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9701,7 +10521,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -9719,7 +10539,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9746,8 +10566,26 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9850,7 +10688,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -9868,7 +10706,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9895,8 +10733,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9999,7 +10855,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -10017,7 +10873,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -10044,8 +10900,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10148,7 +11022,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -10166,7 +11040,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -10193,8 +11067,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10297,7 +11189,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -10315,7 +11207,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -10342,8 +11234,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10446,7 +11356,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -10464,7 +11374,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -10491,8 +11401,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10597,7 +11525,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -10615,7 +11543,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -10642,8 +11570,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10755,7 +11701,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -10773,7 +11719,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -10800,8 +11746,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10904,7 +11868,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -10922,7 +11886,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -10949,8 +11913,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11055,7 +12037,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -11073,7 +12055,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -11100,8 +12082,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11206,7 +12206,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -11224,7 +12224,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -11251,8 +12251,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11355,7 +12373,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -11373,7 +12391,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -11400,8 +12418,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11510,7 +12546,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -11528,7 +12564,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -11555,8 +12591,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11661,7 +12715,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -11679,7 +12733,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -11706,8 +12760,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11810,7 +12882,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -11828,7 +12900,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -11855,8 +12927,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -11965,7 +13055,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -11983,7 +13073,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -12010,8 +13100,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12117,7 +13225,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -12135,7 +13243,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -12162,8 +13270,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12269,7 +13395,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -12287,7 +13413,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -12314,8 +13440,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12425,7 +13569,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -12443,7 +13587,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -12470,8 +13614,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12596,7 +13758,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -12614,7 +13776,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -12641,8 +13803,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12765,7 +13945,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -12783,7 +13963,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -12810,8 +13990,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -12916,7 +14114,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -12934,7 +14132,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -12961,8 +14159,706 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    clone_repository_v1_git_clone_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CloneRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CloneAnswer"];
+                };
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    list_git_credentials_v1_git_credentials_get: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["GitTokenPage"];
+                };
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    put_git_credential_v1_git_credentials__host__put: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path: {
+                /** @description host, or host:port. */
+                host: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["GitTokenRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["GitTokenAnswer"];
+                };
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    delete_git_credential_v1_git_credentials__host__delete: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path: {
+                /** @description host, or host:port. */
+                host: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13065,7 +14961,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -13083,7 +14979,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -13110,8 +15006,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13218,7 +15132,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -13236,7 +15150,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -13263,8 +15177,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13367,7 +15299,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -13385,7 +15317,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -13412,8 +15344,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13522,7 +15472,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -13540,7 +15490,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -13567,8 +15517,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13671,7 +15639,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -13689,7 +15657,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -13716,8 +15684,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13822,7 +15808,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -13840,7 +15826,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -13867,8 +15853,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -13977,7 +15981,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -13995,7 +15999,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -14022,8 +16026,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14126,7 +16148,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -14144,7 +16166,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -14171,8 +16193,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14283,7 +16323,7 @@ export interface operations {
                     "application/json": components["schemas"]["AnthropicError"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -14301,7 +16341,7 @@ export interface operations {
                     "application/json": components["schemas"]["AnthropicError"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -14328,8 +16368,26 @@ export interface operations {
                     "application/json": components["schemas"]["AnthropicError"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AnthropicError"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AnthropicError"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14423,7 +16481,7 @@ export interface operations {
                     "application/json": components["schemas"]["AnthropicError"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -14441,7 +16499,7 @@ export interface operations {
                     "application/json": components["schemas"]["AnthropicError"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -14468,8 +16526,26 @@ export interface operations {
                     "application/json": components["schemas"]["AnthropicError"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AnthropicError"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AnthropicError"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14572,7 +16648,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -14590,7 +16666,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -14617,8 +16693,26 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14723,7 +16817,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -14741,7 +16835,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -14768,8 +16862,26 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -14872,7 +16984,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -14890,7 +17002,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -14917,8 +17029,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15025,7 +17155,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -15043,7 +17173,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -15070,8 +17200,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15182,7 +17330,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -15200,7 +17348,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -15227,8 +17375,26 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15333,7 +17499,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -15351,7 +17517,7 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -15378,8 +17544,26 @@ export interface operations {
                     "application/json": components["schemas"]["OpenAIError"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenAIError"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15486,7 +17670,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -15504,7 +17688,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -15531,8 +17715,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15640,7 +17842,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -15658,7 +17860,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -15685,8 +17887,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15794,7 +18014,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -15812,7 +18032,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -15839,8 +18059,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -15945,7 +18183,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -15963,7 +18201,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -15990,8 +18228,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -16101,7 +18357,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -16119,7 +18375,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -16146,8 +18402,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -16252,7 +18526,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -16270,7 +18544,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -16297,8 +18571,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -16410,7 +18702,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -16428,7 +18720,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -16455,8 +18747,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -16561,7 +18871,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -16579,7 +18889,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -16606,8 +18916,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -16712,7 +19040,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -16730,7 +19058,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -16757,8 +19085,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -16861,7 +19207,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -16879,7 +19225,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -16906,8 +19252,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -17016,7 +19380,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -17034,7 +19398,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -17061,8 +19425,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -17171,7 +19553,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -17189,7 +19571,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -17216,8 +19598,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -17326,7 +19726,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -17344,7 +19744,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -17371,8 +19771,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -17475,7 +19893,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -17493,7 +19911,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -17520,8 +19938,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -17628,7 +20064,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -17646,7 +20082,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -17673,8 +20109,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -17777,7 +20231,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -17795,7 +20249,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -17822,8 +20276,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -17930,7 +20402,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -17948,7 +20420,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -17975,8 +20447,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -18079,7 +20569,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -18097,7 +20587,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -18124,8 +20614,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -18232,7 +20740,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -18250,7 +20758,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -18277,8 +20785,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -18383,7 +20909,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -18401,7 +20927,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -18428,8 +20954,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -18532,7 +21076,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -18550,7 +21094,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -18577,8 +21121,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -18687,7 +21249,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -18705,7 +21267,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -18732,8 +21294,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -18841,7 +21421,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -18859,7 +21439,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -18886,8 +21466,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -18993,7 +21591,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -19011,7 +21609,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -19038,8 +21636,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -19144,7 +21760,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -19162,7 +21778,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -19189,8 +21805,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -19295,7 +21929,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: file_too_large, prompt_too_large, request_too_large, … */
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -19313,7 +21947,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
-            /** @description Codes: credential_missing, credential_rejected, needs_login, … */
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -19340,8 +21974,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorAnswer"];
                 };
             };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
             /** @description Codes: unavailable, … */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -23,6 +23,7 @@ from hutch.cli import (
     exit_codes,
     exits,
     files,
+    git,
     image,
     keys,
     mcp_servers,
@@ -55,6 +56,7 @@ app.add_typer(agreements.app, name="agreements")
 app.add_typer(container.app, name="container")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(files.app, name="files")
+app.add_typer(git.app, name="git")
 app.add_typer(image.app, name="image")
 app.add_typer(keys.app, name="keys")
 app.add_typer(mcp_servers.app, name="mcp-servers")

@@ -148,6 +148,10 @@ class Endpoints:
     put_mcp_command = one(requests.put_mcp_command)
     put_mcp_url = one(requests.put_mcp_url)
     delete_mcp_server = one(requests.delete_mcp_server)
+    git_clone = one(requests.git_clone)
+    git_tokens = one(requests.git_tokens)
+    put_git_token = one(requests.put_git_token)
+    delete_git_token = one(requests.delete_git_token)
 
     users = one(requests.users)
     create_user = one(requests.create_user)

@@ -361,6 +361,28 @@ class McpServerPage:
     mcp_servers: tuple[McpServer, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloned:
+    """``commit`` is None in an empty repository, ``branch`` of a tag."""
+
+    commit: str | None
+    branch: str | None
+    directory: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GitToken:
+    host: str
+    username: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class GitTokenPage:
+    credentials: tuple[GitToken, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Ticket:
     ticket: str

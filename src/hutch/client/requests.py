@@ -435,6 +435,55 @@ def delete_mcp_server(name: str) -> Request[None]:
     return Request("DELETE", where, _nothing, gone_is_done=True)
 
 
+def git_clone(
+    url: str,
+    *,
+    directory: str | None = None,
+    branch: str | None = None,
+    depth: int | None = None,
+    submodules: bool = False,
+    token: str | None = None,
+    username: str | None = None,
+    timeout_s: float = 120,
+) -> Request[models.Cloned]:
+    """A repository into the user's workspace. A ``token`` is for this clone alone, and enters the
+    container no more than one that is kept (``put_git_token``).
+    """
+    body = given(
+        url=url,
+        directory=directory,
+        branch=branch,
+        depth=depth,
+        token=token,
+        username=username,
+    )
+    body |= {"submodules": submodules, "timeout_s": timeout_s}
+    decode = decoder(models.Cloned)
+    # Not repeatable: the first may have gone on after its connection broke.
+    return Request(
+        "POST", "/v1/git/clone", decode, json=body, repeatable=False, waits_s=timeout_s + 100
+    )
+
+
+def git_tokens() -> Request[tuple[models.GitToken, ...]]:
+    decode = _then(decoder(models.GitTokenPage), lambda page: page.credentials)
+    return Request("GET", "/v1/git/credentials", decode)
+
+
+def put_git_token(
+    host: str, token: str, *, username: str | None = None
+) -> Request[models.GitToken]:
+    """Kept by the service, for clones and for what agents do with git."""
+    where = path("/v1/git/credentials/{host}", host=host)
+    body = given(token=token, username=username)
+    return Request("PUT", where, decoder(models.GitToken), json=body)
+
+
+def delete_git_token(host: str) -> Request[None]:
+    where = path("/v1/git/credentials/{host}", host=host)
+    return Request("DELETE", where, _nothing, gone_is_done=True)
+
+
 # For an admin key
 
 

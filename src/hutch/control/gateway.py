@@ -18,6 +18,7 @@ from hutch.errors import Unavailable
 from hutch.exits.service import Exits
 from hutch.gateway.base import GatewayControl
 from hutch.gateway.table import SHARED_ADDRESS, Entry, HostRule, Route
+from hutch.git.service import Git
 from hutch.mcp_servers.service import McpServers
 from hutch.sandboxes.models import Sandbox
 from hutch.sandboxes.service import Sandboxes
@@ -66,6 +67,7 @@ class GatewaySync:
         exits: Callable[[], Exits],
         allowed: Callable[[str], Awaitable[tuple[HostRule, ...]]],
         mcp_servers: Callable[[], McpServers],
+        git: Callable[[], Git],
         trial_routes: Callable[[], Awaitable[Mapping[Provider, Route]]],
     ) -> None:
         """``trial_routes``: the ways of a sandbox in which an image is tried."""
@@ -76,6 +78,7 @@ class GatewaySync:
         self._exits = exits
         self._allowed = allowed
         self._mcp_servers = mcp_servers
+        self._git = git
         self._trial_routes = trial_routes
         self._boot_id = ""
         # Incarnations by address: whoever was let out there last. Another row may still have the
@@ -133,7 +136,7 @@ class GatewaySync:
             await self._gateway.remove(sandbox.id, sandbox.incarnation)
 
     async def user_changed(self, user_id: str) -> None:
-        """Credentials, exit, allowed hosts, MCP servers: the next request sees what is stored."""
+        """What there is for the gateway of theirs: the next request sees what is stored now."""
         async with self._changing():
             # Read in here: what has been dismissed meanwhile must not come back.
             if entries := await self._entries(user_id):
@@ -212,11 +215,12 @@ class GatewaySync:
                 egress="closed",
                 closed_because="this sandbox has no user yet",
             )
-        credentials, leaving, allow, remotes = await asyncio.gather(
+        credentials, leaving, allow, servers, repositories = await asyncio.gather(
             self._vault.reveal(user_id),
             self._exits().leaving(user_id),
             self._allowed(user_id),
             self._mcp_servers().remotes(user_id),
+            self._git().remotes(user_id),
         )
         return Entry(
             sandbox_id=sandbox.id,
@@ -229,5 +233,5 @@ class GatewaySync:
             exit=leaving.exit,
             closed_because=leaving.closed_because,
             allow=allow,
-            remotes=remotes,
+            remotes={**servers, **repositories},
         )

@@ -67,11 +67,12 @@ def to_provider(headers: Iterable[tuple[str, str]], route: Route) -> CIMultiDict
     return passed
 
 
-def to_remote(headers: Iterable[tuple[str, str]], remote: Remote) -> CIMultiDict[str]:
+def to_remote(headers: Iterable[tuple[str, str]], remote: Remote | None) -> CIMultiDict[str]:
     """The sandbox's headers, without any credential, with the remote's. Raises ``Refusal``."""
-    replaced = frozenset(_plain(name) for name, _ in remote.headers)
+    secrets = remote.headers if remote is not None else ()
+    replaced = frozenset(_plain(name) for name, _ in secrets)
     passed = _without(list(headers), _CREDENTIALS | replaced)
-    for name, secret in remote.headers:
+    for name, secret in secrets:
         passed[name] = secret.reveal()
     return passed
 

@@ -26,7 +26,7 @@ from hutch.gateway.headers import (
     to_sandbox,
 )
 from hutch.gateway.hosts import check_allowed
-from hutch.gateway.names import written
+from hutch.gateway.names import authority, written
 from hutch.gateway.refusals import Refusal, exit_unavailable
 from hutch.gateway.seats import Seat
 from hutch.gateway.table import Entry, ExitProxy
@@ -107,10 +107,12 @@ class Proxy:
         self, request: web.BaseRequest, exchange: Exchange, entry: Entry, target: RemoteTarget
     ) -> _Outgoing:
         remote = entry.remotes.get(target.name)
-        if remote is None or entry.user_id is None:
-            raise Refusal(403, f"there is no {target.name}.")
         url = target.url(remote)
+        if url is None or entry.user_id is None:
+            raise Refusal(403, f"there is no {target.name}.")
         exchange.host = written(url.raw_host or "", url.port or 0)
+        if remote is None:
+            check_allowed(entry, *_authority(exchange.host))
         lane = lane_of(entry)
         exchange.exit = lane.way.id if isinstance(lane.way, ExitProxy) else None
         return _Outgoing(
@@ -248,6 +250,14 @@ class Proxy:
         if request.body_exists and not request.content.at_eof():
             response.force_close()  # rather than read what nobody wants
         return response
+
+
+def _authority(place: str) -> tuple[str, int]:
+    """Raises ``Refusal``."""
+    try:
+        return authority(place)
+    except InvalidRequest as error:
+        raise Refusal(400, error.message) from None
 
 
 def _failure(exchange: Exchange, outgoing: _Outgoing, error: Exception) -> Refusal:

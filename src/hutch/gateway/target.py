@@ -17,7 +17,13 @@ from hutch_runtime.protocol import PROVIDERS, Provider
 
 # Printable ASCII without what a URL parser further on may take for something else.
 _PLAIN: Final = re.compile(r"[!\"$-\[\]-~]*")
-_REMOTE: Final = re.compile(r"/mcp/[a-z0-9-]{1,64}")
+_MCP: Final = re.compile(r"/mcp/[a-z0-9-]{1,64}")
+# What git asks for over HTTP, and nothing else: a token must be of no use for a host's other pages.
+_GIT: Final = re.compile(
+    r"/git/(?P<place>[a-z0-9._-]{1,253}(?::[1-9][0-9]{0,4})?)"
+    r"(?P<path>/[A-Za-z0-9._~+@/-]+"
+    r"(?:/info/refs\?service=git-(?:upload|receive)-pack|/git-(?:upload|receive)-pack))"
+)
 HTTP_PORT: Final = 80
 _DECODINGS: Final = 3  # %252e%252e: a server behind the first may decode again
 # Google's APIs take a key in the query as well; one that a sandbox sends must not go out.
@@ -41,18 +47,28 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class RemoteTarget:
-    """Exactly the remote's own URL: what the sandbox asks for behind it goes nowhere."""
+    """Of an MCP server exactly its own URL; of a git host what git asks for on ``path``."""
 
     name: str
+    place: str = ""  # host, or host:port, of a git host
+    path: str = ""
     presented: tuple[str, ...] = ()
 
-    def url(self, remote: Remote) -> URL:
-        return URL(remote.url, encoded=True)
+    def url(self, remote: Remote | None) -> URL | None:
+        """Where it leads; None if nowhere. A git host can be asked without a secret as well."""
+        if self.place:
+            return URL(f"https://{self.place}{self.path}", encoded=True)
+        return URL(remote.url, encoded=True) if remote is not None else None
 
 
 def parse_remote(raw: str) -> RemoteTarget | None:
     """None for what is no remote's path."""
-    return RemoteTarget(raw[1:]) if _REMOTE.fullmatch(raw) else None
+    if _MCP.fullmatch(raw):
+        return RemoteTarget(raw[1:])
+    asked = _GIT.fullmatch(raw)
+    if asked is None or _climbs(asked["path"].partition("?")[0]):
+        return None
+    return RemoteTarget(f"git/{asked['place']}", asked["place"], asked["path"])
 
 
 def parse_target(raw: str) -> Target:

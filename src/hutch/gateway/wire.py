@@ -64,7 +64,9 @@ class RouteIn(_Strict):
         )
 
 
-RemoteName = Annotated[str, StringConstraints(max_length=300, pattern=r"^mcp/[a-z0-9-]+$")]
+RemoteName = Annotated[
+    str, StringConstraints(max_length=300, pattern=r"^(mcp/[a-z0-9-]+|git/[a-z0-9._:-]+)$")
+]
 
 
 class RemoteIn(_Strict):

@@ -125,6 +125,17 @@ mcp_servers: Final = Table(
     Column("sealed", LargeBinary, nullable=False),
 )
 
+git_tokens: Final = Table(
+    "git_tokens",
+    metadata,
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("host", String(260), primary_key=True),  # host, or host:port
+    Column("username", String(100), nullable=False),
+    Column("version", Integer, nullable=False),  # of what is sealed; random
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
 # Which text of which document a user has agreed to.
 agreements: Final = Table(
     "agreements",

@@ -1,7 +1,10 @@
-"""MCP servers of the user's, with the real CLIs in a gVisor sandbox: one inside, one outside."""
+"""Places outside that a user has secrets for, MCP servers and git hosts, from a gVisor sandbox in
+which those secrets are not.
+"""
 
 from __future__ import annotations
 
+import base64
 import http.server
 import json
 import threading
@@ -11,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from hutch.client import ClientError
 from hutch_runtime.protocol import PROVIDERS, Provider
+from tests.integration.git_host import TOKEN, GitHost, serving
 from tests.service import Service, User, running_service
 
 OUTSIDE = "127.0.0.89"  # stands for a host on the internet
@@ -143,7 +148,20 @@ def _result(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def service(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def git_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitHost]:
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        serving(tmp_path_factory.mktemp("git"), OUTSIDE) as host,
+    ):
+        environment.setenv("SSL_CERT_FILE", str(host.certificate))  # that the gateway trusts
+        yield host
+
+
+@pytest.fixture(scope="module")
+def service(
+    image: str, git_host: GitHost, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    assert git_host
     with running_service(
         tmp_path_factory.mktemp("mcp"),
         ISOLATION="gvisor",
@@ -206,3 +224,67 @@ def test_one_that_hangs_and_one_that_is_none_keep_no_run_from_its_end(user: User
     user.client.call("DELETE", "/v1/mcp-servers/hangs")
     run = user.run("gemini", "what now?", timeout_s=60)
     assert run["state"] == "succeeded", run
+
+
+def refused(user: User, status: int, code: str, **asked: Any) -> None:
+    with pytest.raises(ClientError) as error:
+        user.client.call("POST", "/v1/git/clone", json=asked)
+    assert (error.value.status, error.value.code) == (status, code), error.value
+
+
+def workspace(user: User) -> list[str]:
+    names: list[str] = user.python("import json, os; print(json.dumps(os.listdir('/workspace')))")
+    return sorted(names)
+
+
+def test_a_repository_is_cloned_and_its_token_stays_outside(user: User, git_host: GitHost) -> None:
+    before = workspace(user)
+    url, head = git_host.url, git_host.git("rev-parse", "main")
+    refused(user, 422, "git_auth_failed", url=url, token="wrong")
+    refused(user, 404, "repository_not_found", url=f"{url}x", token=TOKEN)
+    refused(user, 404, "repository_not_found", url=url, token=TOKEN, branch="none")
+    refused(user, 403, "host_not_allowed", url=url)
+    large = url.replace("letters", "large")
+    refused(user, 413, "repository_too_large", url=large, token=TOKEN)
+    assert workspace(user) == before, "what did not work leaves nothing behind"
+    asked = {"url": url, "token": TOKEN}
+    cloned = user.client.call("POST", "/v1/git/clone", json=asked)
+    assert (cloned["commit"], cloned["branch"]) == (head, "main")
+    assert (cloned["directory"], cloned["bytes"] > 1000) == ("letters", True)
+    refused(user, 409, "directory_exists", **asked)
+    assert "second" in user.shell("claude", "cat letters/letter.txt")
+    # That token was for the one clone.
+    assert "fatal" in user.shell("claude", "git -C letters fetch 2>&1 | cat")
+
+
+def test_an_agents_own_git_uses_the_kept_token_without_knowing_it(
+    user: User, git_host: GitHost
+) -> None:
+    user.client.call("PUT", f"/v1/git/credentials/{git_host.place}", json={"token": TOKEN})
+    listed = user.client.call("GET", "/v1/git/credentials")
+    assert [one["host"] for one in listed["credentials"]] == [git_host.place]
+    assert TOKEN not in str(listed)
+    asked = {"url": git_host.url, "directory": "post/mine", "depth": 1, "branch": "main"}
+    user.client.call("POST", "/v1/git/clone", json=asked)
+    assert user.shell("claude", "git -C post/mine rev-list --count HEAD").strip() == "1"
+    work = "cd post/mine && git checkout -q -b answer && echo third > letter.txt"
+    commit = "git -c user.name=a -c user.email=a@example.org commit -q -a -m third"
+    said = user.shell("codex", f"{work} && {commit} && git push -q origin answer 2>&1; echo $?")
+    assert git_host.git("show", "answer:letter.txt") == "third", said
+    remote = user.shell(
+        "claude",
+        "git -C post/mine remote get-url --push origin; git -C post/mine config remote.origin.url",
+    )
+    assert git_host.url in remote
+    encoded = base64.b64encode(f"x-access-token:{TOKEN}".encode()).decode()
+    for secret in (TOKEN, encoded):
+        assert user.python(SEARCH, stdin=secret) == []
+    user.client.call("DELETE", f"/v1/git/credentials/{git_host.place}")
+    assert "fatal" in user.shell("claude", "git -C post/mine fetch 2>&1 | cat")
+
+
+def test_a_hostile_repository_runs_nothing(user: User, git_host: GitHost) -> None:
+    asked = {"url": git_host.url, "token": TOKEN, "branch": "hostile", "directory": "hostile"}
+    refused(user, 502, "git_failed", submodules=True, **asked)
+    user.client.call("POST", "/v1/git/clone", json=asked)
+    assert "owned" not in workspace(user)

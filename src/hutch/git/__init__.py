@@ -1,0 +1,1 @@
+"""Repositories of git hosts, and the tokens that a user has there."""

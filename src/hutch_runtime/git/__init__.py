@@ -1,0 +1,1 @@
+"""Repositories from outside, into the workspace."""
