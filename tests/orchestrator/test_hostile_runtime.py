@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -102,12 +102,23 @@ async def test_what_a_long_quiet_run_has_of_heartbeats_is_no_flood() -> None:
         assert await follow(client, sandbox) == 9000
 
 
-async def test_answers_before_the_answer_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def terminal(client: RuntimeClient, sandbox: Sandbox) -> None:
+    async def given() -> AsyncIterator[bytes]:
+        yield control("here")
+
+    async with client.exchange(sandbox, "/terminals/x", given()):
+        pass
+
+
+@pytest.mark.parametrize("ask", [follow, terminal])
+async def test_answers_before_the_answer_come_to_an_end(
+    monkeypatch: pytest.MonkeyPatch, ask: Callable[[RuntimeClient, Sandbox], Awaitable[object]]
+) -> None:
     monkeypatch.setattr(runtime_client, "_HEAD_S", 0.3)
     hints = for_ever(b"HTTP/1.1 103 Early Hints\r\n\r\n")
     async with answering(hints) as (client, sandbox):
         with pytest.raises(RuntimeUnreachable):
-            await follow(client, sandbox)
+            await ask(client, sandbox)
 
 
 async def test_nothing_is_unpacked() -> None:

@@ -170,8 +170,7 @@ class RuntimeClient:
         """One request that is written and read at once, for as long as both sides like. Its answer
         does not begin before the first of the ``pieces``.
         """
-        timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_S, sock_read=_SILENCE_S)
-        async with self._request(sandbox, "POST", path, timeout=timeout, data=pieces) as response:
+        async with self._open_ended(sandbox, "POST", path, data=pieces) as response:
             yield response.content.iter_any()
 
     @asynccontextmanager
@@ -211,6 +210,14 @@ class RuntimeClient:
     async def _stream(
         self, sandbox: Sandbox, method: str, path: str, **options: Any
     ) -> AsyncIterator[AsyncIterator[bytes]]:
+        async with self._open_ended(sandbox, method, path, **options) as response:
+            yield sse_data(response.content.iter_any())
+
+    @asynccontextmanager
+    async def _open_ended(
+        self, sandbox: Sandbox, method: str, path: str, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer that may take as long as it likes, once it has begun."""
         timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_S, sock_read=_SILENCE_S)
         try:
             async with (
@@ -218,7 +225,7 @@ class RuntimeClient:
                 self._request(sandbox, method, path, timeout=timeout, **options) as response,
             ):
                 patience.reschedule(None)
-                yield sse_data(response.content.iter_any())
+                yield response
         except TimeoutError as error:
             raise RuntimeUnreachable("no answer") from error
 
