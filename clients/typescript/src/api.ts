@@ -10436,6 +10436,8 @@ export interface operations {
                 "idempotency-key"?: string | null;
                 /** @description The conversation: an id of a session, or your own name for it. */
                 "x-hutch-session"?: string | null;
+                /** @description Seconds for the run, the wait included. */
+                "X-Hutch-Timeout"?: number | null;
                 /** @description With a service or admin key: the user's id. */
                 "x-hutch-user"?: string | null;
             };
@@ -16238,6 +16240,8 @@ export interface operations {
                 "idempotency-key"?: string | null;
                 /** @description The conversation: an id of a session, or your own name for it. */
                 "x-hutch-session"?: string | null;
+                /** @description Seconds for the run, the wait included. */
+                "X-Hutch-Timeout"?: number | null;
                 /** @description With a service or admin key: the user's id. */
                 "x-hutch-user"?: string | null;
             };
@@ -17245,6 +17249,8 @@ export interface operations {
                 "idempotency-key"?: string | null;
                 /** @description The conversation: an id of a session, or your own name for it. */
                 "x-hutch-session"?: string | null;
+                /** @description Seconds for the run, the wait included. */
+                "X-Hutch-Timeout"?: number | null;
                 /** @description With a service or admin key: the user's id. */
                 "x-hutch-user"?: string | null;
             };

@@ -49,13 +49,20 @@ class HutchAgent:
     """``acp.Agent``, without the methods that it does not do: those are answered as not found."""
 
     def __init__(
-        self, client: AsyncClient, provider: str, *, model: str | None = None, mode: str = "auto"
+        self,
+        client: AsyncClient,
+        provider: str,
+        *,
+        model: str | None = None,
+        mode: str = "auto",
+        timeout_s: float | None = None,
     ) -> None:
-        """``mode``: that a session begins in."""
+        """``mode``: that a session begins in. ``timeout_s``: of each turn."""
         self._client = client
         self._provider = provider
         self._model = model
         self._mode = mode
+        self._timeout_s = timeout_s
         self._conversations: dict[str, Conversation] = {}
         self._editor: Editor | None = None
 
@@ -88,18 +95,22 @@ class HutchAgent:
     async def load_session(self, session_id: str, **_: Any) -> schema.LoadSessionResponse | None:
         """What was said so far, and then it goes on. Also under an id that ``new_session`` gave."""
         known = self._conversations.get(session_id)
-        ours = known.session_id if known else session_id
+        conversation = known or Conversation(session_id, mode=self._mode)
+        ours = conversation.session_id
         try:
             if ours is not None:
                 await self._client.session(ours)
+                # One that is under way is followed to its end, and can be cancelled meanwhile.
+                self._conversations[session_id] = conversation
                 for run in reversed(await self._client.runs(limit=None, session_id=ours)):
+                    conversation.run_id = None if run.finished else run.id
                     await self._replay(session_id, await self._client.get_run(run.id))
         except NotFound:
             raise acp.RequestError.resource_not_found(session_id) from None
         except ClientError as error:
             raise _refused(error) from None
-        conversation = known or Conversation(session_id, mode=self._mode)
-        self._conversations[session_id] = conversation
+        finally:
+            conversation.run_id = None
         return schema.LoadSessionResponse(modes=_modes(conversation.mode))
 
     async def set_session_mode(
@@ -138,6 +149,7 @@ class HutchAgent:
                 session_id=conversation.session_id,
                 model=self._model,
                 permission_mode="ask" if conversation.mode == "ask" else None,
+                timeout_s=self._timeout_s,
             )
             conversation.session_id, conversation.run_id = run.session_id, run.id
             if conversation.cancelled:

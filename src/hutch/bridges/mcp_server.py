@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import wraps
 from importlib.metadata import version
 from typing import Annotated, Any, Final, Literal, ParamSpec, TypeVar
@@ -54,9 +55,22 @@ def server(client: AsyncClient) -> MCPServer[Any]:
         ] = None,
         model: Annotated[str | None, Field(description="The CLI's default if left out.")] = None,
         wait_s: Wait = 300,
+        timeout_s: Annotated[
+            float | None,
+            Field(
+                gt=0, description="End it after so many seconds; the service's limit if left out."
+            ),
+        ] = None,
     ) -> dict[str, Any]:
         """Run a prompt in the user's container; `text` is the answer once it has succeeded."""
-        begun = await client.submit(provider, prompt, session_id=session_id, model=model)
+        submitting = asyncio.create_task(
+            client.submit(provider, prompt, session_id=session_id, model=model, timeout_s=timeout_s)
+        )
+        try:
+            begun = await asyncio.shield(submitting)
+        except asyncio.CancelledError:  # it may be accepted all the same
+            _forget(client, submitting)
+            raise
         if wait_s:
             await _followed(client, context, begun.id, wait_s)
         return _shown(await client.get_run(begun.id))
@@ -97,6 +111,21 @@ def server(client: AsyncClient) -> MCPServer[Any]:
         return found
 
     return made
+
+
+_forgetting: set[asyncio.Task[None]] = set()
+
+
+def _forget(client: AsyncClient, submitting: asyncio.Task[Run]) -> None:
+    """End the run that comes of it, without anybody who waits."""
+
+    async def forget() -> None:
+        with suppress(ClientError):
+            await client.cancel((await submitting).id)
+
+    task = asyncio.create_task(forget())
+    _forgetting.add(task)
+    task.add_done_callback(_forgetting.discard)
 
 
 async def _followed(

@@ -19,6 +19,9 @@ def acp(
         Literal["auto", "ask"],
         typer.Option(help="ask: the editor asks you what the agent may change."),
     ] = "auto",
+    timeout: Annotated[
+        float | None, typer.Option(min=1, help="Seconds of each turn; the service's own limit.")
+    ] = None,
 ) -> None:
     """Serve an editor that speaks the Agent Client Protocol, on standard input and output."""
     from acp import run_agent  # noqa: PLC0415  only this command needs it
@@ -27,7 +30,9 @@ def acp(
 
     async def serve() -> None:
         async with user_client_later(Settings()) as client:
-            agent: Any = HutchAgent(client, provider, model=model, mode=permission_mode)
+            agent: Any = HutchAgent(
+                client, provider, model=model, mode=permission_mode, timeout_s=timeout
+            )
             await run_agent(agent)
 
     asyncio.run(serve())

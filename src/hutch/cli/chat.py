@@ -44,6 +44,7 @@ class Chat:
         session_id: str | None,
         console: Console,
         asks: bool = False,
+        timeout_s: float | None = None,
     ) -> None:
         self._client = client
         self._patient = client.with_options(retry_for_s=FOLLOW_FOR_S)
@@ -52,6 +53,7 @@ class Chat:
         self.session_id = session_id
         self._console = console
         self._ask = terminal() if asks else None
+        self._timeout_s = timeout_s  # of each turn
 
     def say(self, text: str) -> None:
         """A turn, or a command. What the service refuses is told, and ends nothing."""
@@ -88,6 +90,7 @@ class Chat:
                 model=self._model,
                 session_id=self.session_id,
                 permission_mode="ask" if self._ask is not None else None,
+                timeout_s=self._timeout_s,
             )
             self.session_id = run.session_id
             stream = self._patient.follow(run.id)
@@ -103,10 +106,24 @@ class Chat:
 
 
 def chat(
-    client: Client, provider: str, *, model: str | None, session_id: str | None, asks: bool
+    client: Client,
+    provider: str,
+    *,
+    model: str | None,
+    session_id: str | None,
+    asks: bool,
+    timeout_s: float | None,
 ) -> None:
     console = Console(highlight=False)
-    talk = Chat(client, provider, model=model, session_id=session_id, console=console, asks=asks)
+    talk = Chat(
+        client,
+        provider,
+        model=model,
+        session_id=session_id,
+        console=console,
+        asks=asks,
+        timeout_s=timeout_s,
+    )
     ask = _asking(provider)
     while True:
         try:

@@ -186,6 +186,7 @@ def chat(
     session: Session = None,
     go_on: Continue = False,
     permission_mode: Permission = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds of each turn.")] = None,
 ) -> None:
     """Talk with an agent: Ctrl-C ends the turn, Ctrl-D the conversation; /help says the rest."""
     from hutch.cli.chat import chat as talk  # noqa: PLC0415  only this command needs it
@@ -195,7 +196,7 @@ def chat(
         if go_on and session is None:
             session = last_session(client, provider)
         asks = permission_mode == "ask"
-        talk(client, provider, model=model, session_id=session, asks=asks)
+        talk(client, provider, model=model, session_id=session, asks=asks, timeout_s=timeout)
 
 
 @app.command()

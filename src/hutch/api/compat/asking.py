@@ -67,6 +67,7 @@ async def submit(
     *,
     body: Foreign,
     idempotency_key: str | None,
+    timeout_s: float | None = None,
     only_after: Run | None = None,
 ) -> Run:
     """``only_after``: the run that has to be the last of its session. Raises what ``Runs.submit``
@@ -82,6 +83,7 @@ async def submit(
         session_id=session_id,
         begins=session_id is not None and not begun,
         idempotency_key=idempotency_key,
+        timeout_s=timeout_s,
         # A repeat comes when the conversation has begun, and would make another prompt.
         asked=json.dumps([sent, asked.session], sort_keys=True),
         options=asked.form,

@@ -73,6 +73,12 @@ _ROLES: Final[dict[str, Role]] = {
 }
 
 
+TimeLimit = Annotated[
+    float | None,
+    Header(alias="X-Hutch-Timeout", gt=0, description="Seconds for the run, the wait included."),
+]
+
+
 class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="allow")
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -111,6 +117,7 @@ async def complete_chat(
     caller: CallerDep,
     idempotency_key: IdempotencyKey = None,
     x_hutch_session: SessionHeader = None,
+    timeout_s: TimeLimit = None,
 ) -> Response | ChatCompletion:
     """Run the last message's prompt. When the client goes away, the run is cancelled, unless there
     is an `Idempotency-Key`.
@@ -137,6 +144,7 @@ async def complete_chat(
         ),
         body=asked,
         idempotency_key=idempotency_key,
+        timeout_s=timeout_s,
     )
     goes_on = outlives(idempotency_key)
     if asked.stream:

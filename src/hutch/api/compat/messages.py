@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hutch.api.caller import Caller, HutchDep, admitted, bearer
 from hutch.api.caller import caller as caller_with
 from hutch.api.compat.asking import Asked, outlives, session_of, submit
-from hutch.api.compat.chat import IdempotencyKey, SessionHeader
+from hutch.api.compat.chat import IdempotencyKey, SessionHeader, TimeLimit
 from hutch.api.compat.content import said_of
 from hutch.api.compat.conversation import Said
 from hutch.api.compat.forms import form_of
@@ -86,6 +86,7 @@ async def create_message(
     caller: AnthropicCallerDep,
     idempotency_key: IdempotencyKey = None,
     x_hutch_session: SessionHeader = None,
+    timeout_s: TimeLimit = None,
 ) -> Response | Message:
     """Run the last message's prompt. When the client goes away, the run is cancelled, unless there
     is an `Idempotency-Key`.
@@ -108,6 +109,7 @@ async def create_message(
         Asked(choice, [system, *said], session, form=form),
         body=asked,
         idempotency_key=idempotency_key,
+        timeout_s=timeout_s,
     )
     goes_on = outlives(idempotency_key)
     if asked.stream:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from hutch.api.caller import Caller, CallerDep, HutchDep
 from hutch.api.compat.asking import Asked, outlives, session_of, submit
-from hutch.api.compat.chat import IdempotencyKey, SessionHeader
+from hutch.api.compat.chat import IdempotencyKey, SessionHeader, TimeLimit
 from hutch.api.compat.content import said_of
 from hutch.api.compat.conversation import Role, Said
 from hutch.api.compat.forms import form_of
@@ -92,6 +92,7 @@ async def create_response(
     caller: CallerDep,
     idempotency_key: IdempotencyKey = None,
     x_hutch_session: SessionHeader = None,
+    timeout_s: TimeLimit = None,
 ) -> Response | ResponseAnswer:
     """Run the last message's prompt. When the client goes away, the run is cancelled, unless there
     is an `Idempotency-Key`.
@@ -124,6 +125,7 @@ async def create_response(
         ),
         body=asked,
         idempotency_key=idempotency_key,
+        timeout_s=timeout_s,
         only_after=previous,
     )
     about = About(
