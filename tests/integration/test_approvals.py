@@ -55,3 +55,18 @@ def test_an_agent_does_what_was_allowed_and_nothing_else(
             f"{provider}-allowed",
             f"{provider}-free",
         ]
+
+
+def test_what_is_decided_after_a_restart_arrives(service: Service, user: User) -> None:
+    with Client(service.url, user.key) as client:
+        run = client.submit(
+            "codex", "[[tool:shell touch restarted]]", permission_mode="ask", timeout_s=60
+        )
+        for event in client.follow(run.id):
+            if isinstance(event, ApprovalRequested):
+                break
+        service.restart("api")
+        assert [one.decision for one in client.approvals(run.id)] == [None]
+        assert client.decide(run.id, "apr_1", "allow").by == "user"
+        assert client.wait_for(run.id).check().stop_reason == "end_turn"
+    assert "restarted" in user.python(LISTED)
