@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from hutch.backends.docker import DockerBackend
-from hutch.backends.gvisor_strays import kill_strays, runsc_processes
 from hutch.backends.open import open_backend
 from hutch.backends.process import ProcessBackend
+from hutch.backends.strays import container_processes, kill_strays
 from hutch.config import Settings
 from hutch.errors import BackendError, HostNotReady
 
@@ -83,9 +83,10 @@ def with_runtimes(
     return backend
 
 
-def test_strays_of_a_container_are_killed_and_nobody_elses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", ["runsc", "containerd-shim-runc-v2"])
+def test_strays_of_a_container_are_killed_and_nobody_elses(tmp_path: Path, program: str) -> None:
     mine, other = "a" * 64, "b" * 64
-    copied = tmp_path / "runsc"
+    copied = tmp_path / program
     shutil.copy("/bin/sh", copied)
     both = [
         subprocess.Popen(  # it waits without a child, which would look like it for a moment
@@ -98,7 +99,7 @@ def test_strays_of_a_container_are_killed_and_nobody_elses(tmp_path: Path) -> No
     )
     try:
         assert kill_strays("a" * 12) == []
-        assert runsc_processes()[other] == [both[1].pid]
+        assert container_processes()[other] == [both[1].pid]
         assert kill_strays(mine) == [both[0].pid]
         assert both[0].wait(5) == -9
         assert both[1].poll() is None

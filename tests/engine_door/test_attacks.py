@@ -499,7 +499,7 @@ async def test_its_own_three_calls(scene: Scene) -> None:
     backend = DockerBackend(scene.settings)
     try:
         assert await backend.reclaim(scene.own.handle) >= 0
-        assert scene.own.handle not in await backend.processes()  # it is one of runc
+        assert scene.own.handle in await backend.processes()
         assert await backend._privileges.kill_strays("f" * 64) == []
     finally:
         await backend.close()

@@ -199,11 +199,10 @@ class DockerBackend:
                     await self._until_gone(handle)
                 elif error.status != 404:
                     raise
-        if observed is None or observed.isolation == "gvisor":
-            async with _call("end what a sandbox left behind"):
-                strays = await self._privileges.kill_strays(handle)
-            if strays:
-                _log.warning("gvisor.strays_killed", container=handle[:12], pids=strays)
+        async with _call("end what a sandbox left behind"):
+            strays = await self._privileges.kill_strays(handle)
+        if strays:
+            _log.warning("strays.killed", container=handle[:12], pids=strays)
 
     async def list(self) -> list[Observed]:
         async with _call("list sandboxes"):

@@ -21,8 +21,8 @@ from aiodocker import Docker
 from hutch.backends import docker_read
 from hutch.backends.base import FirewallLook
 from hutch.backends.engine_firewall import EngineFirewall
-from hutch.backends.gvisor_strays import kill_strays, runsc_processes
 from hutch.backends.reclaim import reclaim
+from hutch.backends.strays import container_processes, kill_strays
 from hutch.config import Settings
 
 # Paths at the door, beside those of the engine.
@@ -95,7 +95,7 @@ class OwnPrivileges:
         return await asyncio.to_thread(kill_strays, handle)
 
     async def processes(self) -> set[str]:
-        return set(await asyncio.to_thread(runsc_processes))
+        return set(await asyncio.to_thread(container_processes))
 
     async def put_up_firewall(self) -> str:
         return await self._firewall.put_up()

@@ -13,7 +13,7 @@ from typing import Any, Final
 import aiodocker
 import aiohttp
 
-from hutch.backends.gvisor_strays import kill_strays
+from hutch.backends.strays import kill_strays
 from hutch.config import Settings
 from hutch.errors import HostNotReady
 from hutch.host import engine, packages, sources
