@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from hutch.cli.printable import one_line
 from hutch.cli.profile import user_client
-from hutch.cli.tables import Json, print_json, table, when
+from hutch.cli.tables import Json, done, print_json, table, when
 from hutch.cli.unpacking import unpack
 from hutch.client import ApiError, Client
 from hutch.client.models import File
@@ -73,10 +73,12 @@ def rm(
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="A directory with all that is in it.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Remove a file, a link or a directory."""
     with user_client(Settings()) as client:
         client.delete_file(_theirs(path), recursive=recursive)
+    done(as_json=json)
 
 
 @app.command()
@@ -84,11 +86,13 @@ def mv(
     path: PathArgument,
     to: Annotated[str, typer.Argument(help="The new path; with a / at its end: into that.")],
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")] = False,
+    json: Json = False,
 ) -> None:
     """Move or rename."""
     path = _theirs(path)
     with user_client(Settings()) as client:
         client.move_file(path, _into(_theirs(to), PurePosixPath(path).name), overwrite=force)
+    done(as_json=json)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import typer
 from hutch.cli.printable import echo
 from hutch.cli.profile import user_client
 from hutch.cli.secret_input import read_secret
-from hutch.cli.tables import Json, print_json, table, when
+from hutch.cli.tables import Json, done, print_json, table, when
 from hutch.config import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Repositories into your container.")
@@ -49,12 +49,18 @@ def clone(
 
 @app.command()
 def login(
-    host: Host, username: Annotated[str | None, typer.Option(help="Beside the token.")] = None
+    host: Host,
+    username: Annotated[str | None, typer.Option(help="Beside the token.")] = None,
+    json: Json = False,
 ) -> None:
     """Keep a token for a git host; your agents' git uses it too, without knowing it."""
     secret = read_secret("token")
     with user_client(Settings()) as client:
-        echo(client.put_git_token(host, secret, username=username).host)
+        kept = client.put_git_token(host, secret, username=username)
+    if json:
+        print_json(kept)
+    else:
+        echo(kept.host)
 
 
 @app.command("list")
@@ -69,7 +75,8 @@ def list_all(json: Json = False) -> None:
 
 
 @app.command()
-def logout(host: Host) -> None:
+def logout(host: Host, json: Json = False) -> None:
     """Forget the token for a host."""
     with user_client(Settings()) as client:
         client.delete_git_token(host)
+    done(as_json=json)

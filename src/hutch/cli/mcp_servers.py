@@ -11,7 +11,7 @@ import typer
 
 from hutch.cli.printable import echo
 from hutch.cli.profile import user_client
-from hutch.cli.tables import Json, print_json, table
+from hutch.cli.tables import Json, done, print_json, table
 from hutch.client.models import McpServer
 from hutch.config import Settings
 from hutch.errors import InvalidRequest
@@ -40,6 +40,7 @@ def add(
     what: Annotated[list[str], typer.Argument(help="https://…, or a command and its arguments.")],
     env: Annotated[list[str] | None, typer.Option(help=f"Of the command. {_VALUE}")] = None,
     header: Annotated[list[str] | None, typer.Option(help=f"Of the URL. {_VALUE}")] = None,
+    json: Json = False,
 ) -> None:
     """Store or replace one; the next run has it. Options go before the name."""
     first, *rest = what
@@ -55,13 +56,17 @@ def add(
             if remote
             else client.put_mcp_command(name, first, *rest, env=secrets)
         )
-    echo(f"{stored.name}: {_what(stored)}")
+    if json:
+        print_json(stored)
+    else:
+        echo(f"{stored.name}: {_what(stored)}")
 
 
 @app.command()
-def delete(name: Name) -> None:
+def delete(name: Name, json: Json = False) -> None:
     with user_client(Settings()) as client:
         client.delete_mcp_server(name)
+    done(as_json=json)
 
 
 def _what(server: McpServer) -> str:
