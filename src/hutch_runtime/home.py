@@ -46,6 +46,10 @@ class Home:
         self.path = path
         self._identity = identity or Identity()
 
+    @property
+    def identity(self) -> Identity:
+        return self._identity
+
     def read(self, name: str, limit: int) -> bytes:
         """The first ``limit`` bytes of an ordinary file."""
         with self._beside(name) as (directory, base):

@@ -25,7 +25,7 @@ from hutch_runtime.protocol import (
 # waits for.
 _ALWAYS: Final = frozenset(
     {"run.started", "agent.restarted", "usage", "run.finished"}
-    | {"approval.requested", "approval.decided"}
+    | {"approval.requested", "approval.decided", "files.changed"}
 )
 # Even those are not free: room for them past the limit, which no honest run comes near.
 _RESERVE_BYTES: Final = 1024 * KIB

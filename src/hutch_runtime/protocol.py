@@ -25,6 +25,8 @@ type                 fields
 ``requested``        no file is edited or the CLI does not tell), truncated (bool: input or diff is
                      not whole), timeout_s. The agent waits for a decision
 ``approval.decided`` approval_id, decision: one of ``DECISIONS``, by: one of ``DECIDERS``
+``files.changed``    files: [{path, change: one of ``CHANGES``, size_before, size_after (bytes or
+                     null), in_diff}], diff: unified, complete (bool); in runs that ask for it
 ``usage``            input_tokens, output_tokens, cached_tokens (ints), cost_usd (float or null)
 ``retrying``         attempt (int), delay_ms (int or null), status (HTTP status or null), code
 ``agent.restarted``  reason, how: resumed (from the CLI's session files) | replayed (transcript)
@@ -85,6 +87,7 @@ EventType: TypeAlias = Literal[
     "plan",
     "approval.requested",
     "approval.decided",
+    "files.changed",
     "usage",
     "retrying",
     "agent.restarted",
@@ -214,6 +217,12 @@ IMAGE_TYPES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/w
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}/[a-z0-9][a-z0-9.+-]{0,100}")
 
 
+# What a run did to the workspace: how many files are named, and how much of it is shown.
+Change: TypeAlias = Literal["added", "modified", "deleted"]
+CHANGES: Final[tuple[Change, ...]] = get_args(Change)
+CHANGED_FILES_MAX: Final = 500
+CHANGES_DIFF_MAX_BYTES: Final = 128 * KIB
+
 WORKSPACE: Final = "/workspace"
 FILE_PATH_MAX_BYTES: Final = 4000  # Linux takes 4095 of a whole path
 FILE_NAME_MAX_BYTES: Final = 255
@@ -269,6 +278,7 @@ class Options:
     output_schema: str | None = None
     permission_mode: PermissionMode | None = None
     approval_timeout_s: float | None = None
+    diff: bool = False  # tell what the run changed; the CLI has no part in it
 
     @property
     def asks(self) -> bool:
@@ -280,7 +290,8 @@ class Options:
         return frozenset(name for name in OPTION_NAMES if getattr(self, name) is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in OPTION_NAMES if name in self.given}
+        given: dict[str, Any] = {"diff": True} if self.diff else {}
+        return given | {n: getattr(self, n) for n in OPTION_NAMES if n in self.given}
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,9 +308,11 @@ class Attachment:
 
 def read_options(given: Any) -> Options:
     """From what ``Options.to_dict`` gives; unknown names are refused. Raises ``OptionError``."""
-    if not isinstance(given, dict) or not given.keys() <= set(OPTION_NAMES):
+    if not isinstance(given, dict) or not given.keys() <= {*OPTION_NAMES, "diff"}:
         raise OptionError("the options are not those that there are")
     options = Options(**given)
+    if not isinstance(options.diff, bool):
+        raise OptionError("diff is true or false")
     for name in ("system_prompt", "append_system_prompt"):
         _check_text(name, given.get(name), SYSTEM_PROMPT_MAX_BYTES)
     turns, cost = options.max_turns, options.max_cost_usd

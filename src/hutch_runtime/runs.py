@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -14,6 +15,7 @@ from typing import Any, Final
 from hutch_runtime.agents import Lease, Pool
 from hutch_runtime.approvals import Approvals, Decided, Question, Verdict
 from hutch_runtime.attachments import place
+from hutch_runtime.changes import Look, look, told
 from hutch_runtime.home import Home
 from hutch_runtime.journal import Journal
 from hutch_runtime.protocol import (
@@ -83,6 +85,7 @@ class Run:
     lease: Lease | None = None
     cancelling: asyncio.Event = field(default_factory=asyncio.Event)
     approvals: Approvals = field(init=False)
+    before: Look | None = None  # the workspace, where the run asks what it changes
 
     def __post_init__(self) -> None:
         limit = self.request.options.approval_timeout_s
@@ -254,6 +257,7 @@ class Runs:
             _log.error("a bug in a %s run", run.request.provider)
             outcome = _failed("runtime_error", "A bug in the runtime ended this run.")
         finally:
+            await self._tell_changes(run)
             run.finish(outcome)
             if run.lease is not None:
                 await self._pool.put_back(run.request.provider, run.lease, usable=usable)
@@ -280,6 +284,8 @@ class Runs:
         if lease.restarted is not None:
             how = lease.agent.resumed or "resumed"
             run.journal.append("agent.restarted", reason=lease.restarted, how=how)
+        if request.options.diff:
+            run.before = await asyncio.to_thread(look, self._workspace)
         if run.cancelling.is_set():  # before anything was asked of the model
             return Outcome("cancelled"), True
         ask = run.ask if request.options.asks else None
@@ -300,6 +306,15 @@ class Runs:
             for task in (turn, cancelling):
                 task.cancel()
             await asyncio.gather(turn, cancelling, return_exceptions=True)
+
+    async def _tell_changes(self, run: Run) -> None:
+        if run.before is None:
+            return
+        with contextlib.suppress(asyncio.CancelledError):  # on the way down it is not told
+            after = await asyncio.to_thread(look, self._workspace, run.before)
+            fields = await asyncio.to_thread(told, run.before, after)
+            run.journal.append("files.changed", **fields)
+        run.before = None  # megabytes
 
     def _forget(self) -> None:
         """Drop the oldest finished runs past the limits."""

@@ -136,7 +136,7 @@ class Server:
                     methods=["POST"],
                 )
                 for provider in PROVIDERS
-                for way in ("with-options", "with-approvals")
+                for way in ("with-options", "with-approvals", "with-diff")
             ),
             *(
                 Route(f"/{provider}/fork", _guarded(self._fork(provider)), methods=["POST"])

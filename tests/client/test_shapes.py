@@ -40,6 +40,8 @@ NAMES = {
     models.File: "FileAnswer",
     models.FilePage: "FilePage",
     models.Unpacked: "UnpackedAnswer",
+    models.Changes: "ChangesAnswer",
+    models.ChangedFile: "ChangedFile",
     models.User: "UserAnswer",
     models.NewUser: "UserWithKey",
 }

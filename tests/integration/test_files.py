@@ -155,3 +155,19 @@ def test_a_race_with_a_hostile_agent(client: Client, user: User) -> None:
     assert (
         user.python("print(__import__('json').dumps(open('/home/app/secret').read()))") == "SECRET"
     )
+
+
+@pytest.mark.parametrize("provider", ["claude", "codex"])
+def test_a_run_tells_what_it_changed(client: Client, provider: str) -> None:
+    client.write_file("story.txt", "once\nupon\n")
+    command = f"echo {provider} >> /workspace/story.txt; echo x > /workspace/new-{provider}"
+    run = client.run(provider, f"[[tool:shell {command}]]", diff=True)
+    assert run.state == "succeeded", run
+    changes = client.changes(run.id)
+    assert [(one.path, one.change) for one in changes.files] == [
+        (f"new-{provider}", "added"),
+        ("story.txt", "modified"),
+    ]
+    assert f"+{provider}\n" in changes.diff
+    assert " upon\n" in changes.diff
+    assert changes.complete

@@ -171,6 +171,7 @@ class ScriptedRuntime:
         if not self.is_old:
             app.router.add_post("/{provider}/with-options", self._prompt)
             app.router.add_post("/{provider}/with-approvals", self._prompt)
+            app.router.add_post("/{provider}/with-diff", self._prompt)
             app.router.add_post("/{provider}/fork", self._fork)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()

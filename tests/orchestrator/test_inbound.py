@@ -45,6 +45,13 @@ GOOD: dict[str, dict[str, Any]] = {
         "timeout_s": 300,
     },
     "approval.decided": {"approval_id": "apr_1", "decision": "always", "by": "user"},
+    "files.changed": {
+        "files": [
+            {"path": "a", "change": "added", "size_before": None, "size_after": 1, "in_diff": True}
+        ],
+        "diff": "+x",
+        "complete": True,
+    },
     "usage": {"input_tokens": 1, "output_tokens": 2, "cached_tokens": 0, "cost_usd": 0.5},
     "retrying": {"attempt": 1, "delay_ms": None, "status": 529, "code": "provider_overloaded"},
     "agent.restarted": {"reason": "it died", "how": "resumed"},
@@ -164,3 +171,30 @@ def test_unknown_fields_do_not_pass() -> None:
 def test_half_a_surrogate_pair_becomes_a_question_mark() -> None:
     line = b'{"run_id":"run_x","seq":1,"time":1,"type":"text","text":"a\\ud800b"}'
     assert parse_event(line, run_id=RUN).data == {"text": "a?b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("path", ""),
+        ("path", "x" * 5000),
+        ("path", 1),
+        ("change", "eaten"),
+        ("change", []),
+        ("size_after", -1),
+        ("size_before", 1.5),
+        ("in_diff", None),
+        ("more", 1),
+    ],
+)
+def test_changes_that_cannot_be(name: str, value: Any) -> None:
+    told = GOOD["files.changed"]
+    for bad in (
+        {**told, "files": [{**told["files"][0], name: value}]},
+        {**told, "files": told["files"] * 501},
+        {**told, "diff": "x" * (128 * 1024 + 1)},
+        {**told, "complete": "yes"},
+    ):
+        raw = Event(RUN, 1, 1.0, "files.changed", bad).to_json().encode()
+        with pytest.raises(ProtocolError):
+            parse_event(raw, run_id=RUN)

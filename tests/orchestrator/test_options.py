@@ -15,7 +15,13 @@ from hutch.runs.service import NewRun
 from hutch.store.tables import run_attachments
 from hutch_runtime.protocol import ATTACHMENTS_MAX_BYTES, Attachment, Options
 from tests.orchestrator.conftest import Api, World, new_user
-from tests.orchestrator.runtime import ScriptedRun, finished, waits_for_cancel, waits_for_release
+from tests.orchestrator.runtime import (
+    ScriptedRun,
+    answers,
+    finished,
+    waits_for_cancel,
+    waits_for_release,
+)
 
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 OPTIONS: dict[str, Any] = {
@@ -185,3 +191,41 @@ async def test_cancel_works_while_a_run_waits_for_its_session(
     assert (await api("GET", f"/v1/runs/{first['id']}?wait=30", key))[1]["state"] == "cancelled"
     again = (await api("POST", f"/v1/runs/{first['id']}/cancel", key))[1]
     assert again["state"] == "cancelled"
+
+
+CHANGED = {
+    "files": [
+        {"path": "a", "change": "added", "size_before": None, "size_after": 2, "in_diff": True}
+    ],
+    "diff": "--- /dev/null\n+++ b/a\n@@ -0,0 +1 @@\n+x\n",
+    "complete": True,
+}
+
+
+async def test_a_run_tells_what_it_changed(
+    world: World, api: Api, key: str, hutch: Hutch, user_id: str
+) -> None:
+    async def changes(run: ScriptedRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        yield run.started()
+        yield "files.changed", CHANGED
+        yield finished()
+
+    world.runtime.script = changes
+    body = {"provider": "claude", "prompt": "x", "diff": True}
+    status, run = await api("POST", "/v1/runs", key, json=body)
+    assert (status, run["state"]) == (200, "succeeded")
+    assert world.runtime.bodies[-1]["options"] == {"diff": True}
+    assert await api("GET", f"/v1/runs/{run['id']}/diff", key) == (200, CHANGED)
+    await hutch.sandboxes.destroy(user_id)  # it is kept with the run
+    assert (await api("GET", f"/v1/runs/{run['id']}/diff", key))[0] == 200
+    other = (await hutch.accounts.create_key("user", await new_user(hutch, "other"))).text
+    assert (await api("GET", f"/v1/runs/{run['id']}/diff", other))[0] == 404
+    world.runtime.script = answers
+    status, run = await api("POST", "/v1/runs", key, json={"provider": "claude", "prompt": "x"})
+    assert world.runtime.bodies[-1].get("options") is None
+    assert (await api("GET", f"/v1/runs/{run['id']}/diff", key))[0] == 404
+    world.runtime.script = waits_for_cancel
+    status, run = await api("POST", "/v1/runs", key, json={**body, "wait": 0})
+    assert (await api("GET", f"/v1/runs/{run['id']}/diff", key))[0] == 409
+    await api("POST", f"/v1/runs/{run['id']}/cancel", key)
+    await hutch.runs.finished(user_id, run["id"])

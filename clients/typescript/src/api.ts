@@ -1381,6 +1381,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/runs/{run_id}/diff": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Run Diff
+         * @description What a run with `diff` changed in the workspace; kept with its events.
+         */
+        get: operations["run_diff_v1_runs__run_id__diff_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/runs/{run_id}/events": {
         parameters: {
             query?: never;
@@ -1900,6 +1920,46 @@ export interface components {
         CachedTokens: {
             /** Cached Tokens */
             cached_tokens: number;
+        };
+        /** ChangedFile */
+        ChangedFile: {
+            /**
+             * Change
+             * @enum {string}
+             */
+            change: "added" | "modified" | "deleted";
+            /**
+             * In Diff
+             * @description False: it is no text, or too large.
+             */
+            in_diff: boolean;
+            /**
+             * Path
+             * @description With � for what is no UTF-8.
+             */
+            path: string;
+            /** Size After */
+            size_after: number | null;
+            /**
+             * Size Before
+             * @description Bytes; null: it was not there.
+             */
+            size_before: number | null;
+        };
+        /** ChangesAnswer */
+        ChangesAnswer: {
+            /**
+             * Complete
+             * @description False: there is more than was looked at, or is told.
+             */
+            complete: boolean;
+            /**
+             * Diff
+             * @description Unified.
+             */
+            diff: string;
+            /** Files */
+            files: components["schemas"]["ChangedFile"][];
         };
         /** ChatAnswer */
         ChatAnswer: {
@@ -3771,6 +3831,12 @@ export interface components {
              * @default []
              */
             attachments: components["schemas"]["AttachmentRequest"][];
+            /**
+             * Diff
+             * @description Tell what it changed: an event files.changed.
+             * @default false
+             */
+            diff: boolean;
             /**
              * Max Cost Usd
              * @description Ends the run once it has cost more.
@@ -18467,6 +18533,175 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RunAnswer"];
+                };
+            };
+            /** @description Codes: invalid_request, … */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unauthorized, … */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: forbidden, … */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: not_found, … */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: method_not_allowed, … */
+            405: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: conflict, … */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: precondition_failed, … */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: file_too_large, prompt_too_large, repository_too_large, request_too_large, … */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: invalid_range, … */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: credential_missing, credential_rejected, git_auth_failed, needs_login, … */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: queue_full, too_many_failures, too_many_uses, … */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: internal, … */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_failed, … */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: unavailable, … */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: git_timeout, … */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Codes: storage_full, … */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    run_diff_v1_runs__run_id__diff_get: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description With a service or admin key: the user's id. */
+                "x-hutch-user"?: string | null;
+            };
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChangesAnswer"];
                 };
             };
             /** @description Codes: invalid_request, … */

@@ -8,6 +8,7 @@ from fastapi.responses import StreamingResponse
 from hutch.api.auditing import about
 from hutch.api.caller import CallerDep, HutchDep
 from hutch.api.shapes import WAIT_MAX_S, RunAnswer, RunPage, RunRequest, RunWithPrompt
+from hutch.api.shapes_files import ChangesAnswer
 from hutch.api.streams import event_page, event_stream
 from hutch.errors import InvalidRequest
 from hutch.runs.service import NewRun
@@ -111,6 +112,12 @@ async def follow_run(
             after=after,
         )
     return event_stream(await hutch.runs.events(caller.user_id, run_id, after=after))
+
+
+@router.get("/{run_id}/diff")
+async def run_diff(run_id: str, hutch: HutchDep, caller: CallerDep) -> ChangesAnswer:
+    """What a run with `diff` changed in the workspace; kept with its events."""
+    return ChangesAnswer.model_validate(await hutch.runs.changes(caller.user_id, run_id))
 
 
 @router.post("/{run_id}/cancel")

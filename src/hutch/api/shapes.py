@@ -92,6 +92,7 @@ class RunRequest(Asked):
     approval_timeout_s: float | None = Field(
         None, description="With ask: what is not decided in so many seconds is denied; 300."
     )
+    diff: bool = Field(False, description="Tell what it changed: an event files.changed.")
     attachments: list[AttachmentRequest] = Field(
         [],
         max_length=ATTACHMENTS_MAX,
@@ -100,7 +101,10 @@ class RunRequest(Asked):
 
     def options(self) -> Options:
         """Raises ``InvalidRequest``."""
-        given = {name: value for name in OPTION_NAMES if (value := getattr(self, name)) is not None}
+        given: dict[str, Any] = {"diff": True} if self.diff else {}
+        given |= {
+            name: value for name in OPTION_NAMES if (value := getattr(self, name)) is not None
+        }
         if self.output_schema is not None:
             given["output_schema"] = json.dumps(self.output_schema, ensure_ascii=False)
         try:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from hutch.api.shapes import Asked, Shape, Time
 from hutch.files.models import Entry
+from hutch_runtime.protocol import Change
 
 
 class FileAnswer(Shape):
@@ -49,6 +50,20 @@ class MoveRequest(Asked):
 class UnpackedAnswer(Shape):
     entries: int
     bytes: int = Field(description="In files.")
+
+
+class ChangedFile(Shape):
+    path: str = Field(description="With � for what is no UTF-8.")
+    change: Change
+    size_before: int | None = Field(description="Bytes; null: it was not there.")
+    size_after: int | None
+    in_diff: bool = Field(description="False: it is no text, or too large.")
+
+
+class ChangesAnswer(Shape):
+    files: list[ChangedFile]
+    diff: str = Field(description="Unified.")
+    complete: bool = Field(description="False: there is more than was looked at, or is told.")
 
 
 def etag(entry: Entry) -> str:

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from hutch.cli.printable import one_line
+from hutch.cli.printable import one_line, printable
 from hutch.cli.profile import user_client
 from hutch.cli.tables import Json, done, print_json, table, when
 from hutch.cli.unpacking import unpack
@@ -121,6 +121,25 @@ def cp(
         print_json(done)
     else:
         typer.echo(f"{done['files']} files, {done['bytes']} bytes", err=True)
+
+
+@app.command()
+def diff(
+    run_id: Annotated[str, typer.Argument(help="run_…, of `hutch run --diff`.")],
+    json: Json = False,
+) -> None:
+    """What a run changed, as a unified diff; what is not in it is named on standard error."""
+    with user_client(Settings()) as client:
+        changes = client.changes(run_id)
+    if json:
+        print_json(changes)
+        return
+    typer.echo(printable(changes.diff), nl=False)
+    for one in changes.files:
+        if not one.in_diff:
+            typer.echo(f"{one.change}, not shown: {one_line(one.path)}", err=True)
+    if not changes.complete:
+        typer.echo("There is more than was looked at.", err=True)
 
 
 def _send(client: Client, source: str, target: str) -> dict[str, Any]:

@@ -148,6 +148,9 @@ def run(
     key: Annotated[
         str | None, typer.Option("--idempotency-key", help="The same key never runs twice.")
     ] = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Remember what it changed, for `hutch files diff`.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the events, one a line.")] = False,
 ) -> None:
     """Run a prompt in your container and show the answer as it comes. Ctrl-C cancels it.
@@ -171,6 +174,7 @@ def run(
         "permission_mode": permission_mode,
         "approval_timeout_s": approval_timeout,
         "attachments": prompts.attachments(attach or []),
+        "diff": diff or None,
         "idempotency_key": key,
     }
     with user_client(Settings()) as client:

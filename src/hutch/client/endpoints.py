@@ -121,6 +121,7 @@ class Endpoints:
     write_file = one(file_requests.write_file)
     delete_file = one(file_requests.delete_file)
     move_file = one(file_requests.move_file)
+    changes = one(file_requests.changes)
 
     credentials = one(requests.credentials)
     credential = one(requests.credential)

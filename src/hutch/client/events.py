@@ -126,6 +126,15 @@ class ApprovalDecided(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilesChanged(Event):
+    """Of a run with ``diff``. ``files``: objects with the fields of ``models.ChangedFile``."""
+
+    files: tuple[Json, ...]
+    diff: str
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReported(Event):
     input_tokens: int
     output_tokens: int
@@ -181,6 +190,7 @@ TYPES: Final[Mapping[str, type[Event]]] = {
     "plan": Plan,
     "approval.requested": ApprovalRequested,
     "approval.decided": ApprovalDecided,
+    "files.changed": FilesChanged,
     "usage": UsageReported,
     "retrying": Retrying,
     "agent.restarted": AgentRestarted,

@@ -7,6 +7,7 @@ from typing import Final
 from hutch.client import models
 from hutch.client.decoding import decoder
 from hutch.client.requests import Request, Steps, given
+from hutch.client.requests import path as where
 
 CONTENT: Final = "/v1/files/content"
 ARCHIVE: Final = "/v1/files/archive"
@@ -59,6 +60,13 @@ def write_file(
         headers=_BYTES | conditions(if_match, new=new),
         repeatable=if_match is None and not new,
     )
+
+
+def changes(run_id: str) -> Request[models.Changes]:
+    """What a run with ``diff=True`` changed in the workspace. Raises ``Conflict`` before its end,
+    ``NotFound`` for a run that does not tell.
+    """
+    return Request("GET", where("/v1/runs/{id}/diff", id=run_id), decoder(models.Changes))
 
 
 def conditions(if_match: str | None, *, new: bool) -> dict[str, str]:

@@ -452,6 +452,26 @@ class FilePage:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedFile:
+    """``change``: added, modified, deleted. ``in_diff`` is false for what is no text, or large."""
+
+    path: str
+    change: str
+    size_before: int | None
+    size_after: int | None
+    in_diff: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """``diff``: unified. Not ``complete``: there is more than was looked at, or is told."""
+
+    files: tuple[ChangedFile, ...]
+    diff: str
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Unpacked:
     """``bytes``: in files."""
 

@@ -44,6 +44,7 @@ class RunOptions(TypedDict, total=False):
     permission_mode: str | None  # auto, or ask: then what changes something waits for ``decide``
     approval_timeout_s: float | None
     attachments: Sequence[Attachment]
+    diff: bool | None  # tell what it changed in the workspace: ``changes(run_id)``
     idempotency_key: str | None  # one that a repeat from another process knows, too
 
 

@@ -18,6 +18,9 @@ from hutch_runtime.protocol import (
     APPROVAL_ID,
     APPROVAL_MAX_BYTES,
     APPROVAL_TIMEOUT_MAX_S,
+    CHANGED_FILES_MAX,
+    CHANGES,
+    CHANGES_DIFF_MAX_BYTES,
     DECIDERS,
     DECISIONS,
     ERROR_CODES,
@@ -33,6 +36,7 @@ _NAME_MAX: Final = 512  # characters of an id, a name, a reason
 _COUNT_MAX: Final = 2**53
 _ITEMS_MAX: Final = 1000
 _DEPTH_MAX: Final = 32
+_PATH_MAX: Final = 4096  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,24 @@ def _is_readable(value: Any) -> bool:
     return _is_object(value) and len(json.dumps(value)) <= APPROVAL_MAX_BYTES
 
 
+def _is_changes(value: Any) -> bool:
+    sizes = ("size_before", "size_after")
+    return (
+        isinstance(value, list)
+        and len(value) <= CHANGED_FILES_MAX
+        and all(
+            isinstance(item, dict)
+            and item.keys() == {"path", "change", "in_diff", *sizes}
+            and isinstance(item["path"], str)
+            and 0 < len(item["path"]) <= _PATH_MAX
+            and _one_of(CHANGES)(item["change"])
+            and all(item[name] is None or _is_count(item[name]) for name in sizes)
+            and _is_bool(item["in_diff"])
+            for item in value
+        )
+    )
+
+
 def _is_plan(value: Any) -> bool:
     statuses = {"pending", "in_progress", "completed"}
     return (
@@ -195,6 +217,11 @@ _FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
         "approval_id": _is_approval_id,
         "decision": _one_of(DECISIONS),
         "by": _one_of(DECIDERS),
+    },
+    "files.changed": {
+        "files": _is_changes,
+        "diff": lambda value: _is_text(value) and len(value.encode()) <= CHANGES_DIFF_MAX_BYTES,
+        "complete": _is_bool,
     },
     "usage": {
         "input_tokens": _is_count,

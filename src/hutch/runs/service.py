@@ -22,6 +22,7 @@ from hutch.accounts.tiers import Limits
 from hutch.clock import Clock
 from hutch.errors import (
     ApprovalDecided,
+    Conflict,
     IdempotencyMismatch,
     InvalidRequest,
     NotFound,
@@ -304,6 +305,21 @@ class Runs:
             if live is not None:
                 live.cancel()
         return await self.get(user_id, run_id)
+
+    async def changes(self, user_id: str, run_id: str) -> dict[str, Any]:
+        """What a run did to the workspace: the fields of its ``files.changed``. Raises
+        ``NotFound``, ``Conflict`` before its end.
+        """
+        run = await self.get(user_id, run_id)
+        if not run.finished:
+            raise Conflict("The run has not ended.", hint="Ask again when it has.")
+        told = await self._rows.events(run_id, types={"files.changed"})
+        if not told:
+            raise NotFound(
+                "This run does not tell what it changed.",
+                hint='Runs that are sent with "diff": true do, unless their container was lost.',
+            )
+        return told[-1].data
 
     async def approvals(self, user_id: str, run_id: str) -> list[Approval]:
         """What the run has asked for, in that order. Raises ``NotFound``."""

@@ -119,7 +119,8 @@ class RuntimeClient:
         if not asks:  # as any runtime does by itself
             options.pop("permission_mode", None)
         if options or attachments:
-            path += "/with-approvals" if asks else "/with-options"
+            way = "with-approvals" if asks else "with-options"
+            path += "/with-diff" if options.get("diff") else f"/{way}"
             body |= {"options": options, "attachments": [*map(_carried, attachments)]}
         # As a file: aiohttp writes a large one piece by piece, and warns of large bytes.
         data = io.BytesIO(json.dumps(body).encode())
