@@ -42,6 +42,13 @@ class Terminal:
             time.sleep(_POLL_S)
         return self.screen()
 
+    def resize(self, columns: int, rows: int) -> None:
+        self._call("resize-window", "-x", str(columns), "-y", str(rows))
+
+    def exit_code(self) -> int:
+        """Of the program, which has ended."""
+        return int(self._call("display-message", "-p", "#{pane_dead_status}"))
+
     def end(self) -> None:
         with contextlib.suppress(subprocess.CalledProcessError):
             self._call("kill-server")

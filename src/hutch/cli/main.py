@@ -38,7 +38,7 @@ from hutch.cli.completion import RunId
 from hutch.cli.doctor import doctor
 from hutch.cli.login import login
 from hutch.cli.printable import echo, printable
-from hutch.cli.profile import admin_client, user_client
+from hutch.cli.profile import admin_client, user_client, user_client_later
 from hutch.cli.providers import ProviderArgument
 from hutch.cli.tables import table
 from hutch.client import ClientError, Unreachable
@@ -201,6 +201,42 @@ def chat(
             session = last_session(client, provider)
         asks = permission_mode == "ask"
         talk(client, provider, model=model, session_id=session, asks=asks, timeout_s=timeout)
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def shell(
+    command: Annotated[
+        list[str] | None, typer.Argument(help="A program and its arguments; the shell, if none.")
+    ] = None,
+    attach: Annotated[str | None, typer.Option(help="Come back to this terminal (term_…).")] = None,
+) -> None:
+    """A shell in your container, or another program. ~. at the start of a line leaves it running.
+
+    hutch shell -- claude
+    """
+    from hutch.cli.shell import shell as open_shell  # noqa: PLC0415  only this command needs it
+
+    raise typer.Exit(asyncio.run(open_shell(user_client_later(Settings()), command, attach)))
+
+
+@app.command()
+def terminals(json: Json = False) -> None:
+    """Your terminals that live; `hutch shell --attach` comes back to one."""
+    with user_client(Settings()) as client:
+        found = client.call("GET", "/v1/terminals")["terminals"]
+    if json:
+        typer.echo(json_module.dumps(found))
+        return
+    rows = [
+        (
+            one["id"],
+            " ".join(one["command"] or ("the shell",)),
+            "yes" if one["attached"] else "",
+            one["created_at"],
+        )
+        for one in found
+    ]
+    table(("terminal", "command", "attached", "created"), rows)
 
 
 @app.command()

@@ -21,11 +21,14 @@ from hutch.client.errors import (
     Unreachable,
 )
 from hutch.client.run_options import Attachment
+from hutch.client.terminal import Terminal
+from hutch.client.terminals import AsyncTerminal
 
 __all__ = [
     "ApiError",
     "AsyncClient",
     "AsyncStream",
+    "AsyncTerminal",
     "Attachment",
     "Client",
     "ClientError",
@@ -36,6 +39,7 @@ __all__ = [
     "RateLimited",
     "RunFailed",
     "Stream",
+    "Terminal",
     "TimedOut",
     "Unauthorized",
     "Unavailable",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Self, TypeVar, Unpack
@@ -21,6 +21,7 @@ from hutch.client.options import ANSWER_S, RETRY_FOR_S, Configured, Options, set
 from hutch.client.requests import Request, Steps
 from hutch.client.retries import Patience
 from hutch.client.run_options import RunOptions, body_and_headers
+from hutch.client.terminals import AsyncTerminal, Notice
 from hutch.client.transfers import PIECE, Fetching, Progress, sending
 
 T = TypeVar("T")
@@ -40,8 +41,9 @@ class AsyncClient(Endpoints, Configured, SendsLater):
         ca: str | Path | ssl.SSLContext | None = None,
     ) -> None:
         self._options = Options(url.rstrip("/"), key, user_id, timeout_s, retry_for_s)
+        self._trusted = trust(ca)
         # Not behind the proxy of this machine's browser.
-        self._http = httpx2.AsyncClient(base_url=url, verify=trust(ca), trust_env=False)
+        self._http = httpx2.AsyncClient(base_url=url, verify=self._trusted, trust_env=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,6 +121,33 @@ class AsyncClient(Endpoints, Configured, SendsLater):
 
         async with self._open(request, self._options.timeout(request), pieces()) as response:
             return request.decode(await response.aread())
+
+    def terminal(
+        self,
+        command: Sequence[str] | None = None,
+        *,
+        terminal_id: str | None = None,
+        after: int = 0,
+        tty: bool = True,
+        rows: int = 24,
+        columns: int = 80,
+        term: str = "xterm-256color",
+        on_notice: Callable[[Notice], None] | None = None,
+    ) -> AsyncTerminal:
+        """A shell or a command in the user's container; with ``terminal_id`` one that is there,
+        from the byte ``after`` of its output on. ``on_notice`` is told of connections that break.
+        """
+        return AsyncTerminal(
+            self,
+            command=command,
+            terminal_id=terminal_id,
+            after=after,
+            tty=tty,
+            rows=rows,
+            columns=columns,
+            term=term,
+            on_notice=on_notice,
+        )
 
     async def _go(self, steps: Steps[T]) -> T:
         try:

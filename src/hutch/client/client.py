@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Self, TypeVar, Unpack
@@ -21,6 +21,7 @@ from hutch.client.options import ANSWER_S, RETRY_FOR_S, Configured, Options, set
 from hutch.client.requests import Request, Steps
 from hutch.client.retries import Patience
 from hutch.client.run_options import RunOptions, body_and_headers
+from hutch.client.terminal import Terminal
 from hutch.client.transfers import PIECE, Fetching, Progress, sending
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Client(Endpoints, Configured, Sends):
         ca: str | Path | ssl.SSLContext | None = None,
     ) -> None:
         self._options = Options(url.rstrip("/"), key, user_id, timeout_s, retry_for_s)
+        self._ca = ca
         # Not behind the proxy of this machine's browser.
         self._http = httpx2.Client(base_url=url, verify=trust(ca), trust_env=False)
 
@@ -124,6 +126,32 @@ class Client(Endpoints, Configured, Sends):
 
         with self._open(request, self._options.timeout(request), pieces()) as response:
             return request.decode(response.read())
+
+    def terminal(
+        self,
+        command: Sequence[str] | None = None,
+        *,
+        terminal_id: str | None = None,
+        after: int = 0,
+        tty: bool = True,
+        rows: int = 24,
+        columns: int = 80,
+        term: str = "xterm-256color",
+    ) -> Terminal:
+        """A shell or a command in the user's container; with ``terminal_id`` one that is there,
+        from the byte ``after`` of its output on.
+        """
+        return Terminal(
+            self._options,
+            self._ca,
+            command=command,
+            terminal_id=terminal_id,
+            after=after,
+            tty=tty,
+            rows=rows,
+            columns=columns,
+            term=term,
+        )
 
     def _go(self, steps: Steps[T]) -> T:
         try:

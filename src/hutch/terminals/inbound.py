@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from hutch_runtime.frames import FrameError, count_of, read_control
 
+_PLACES: Final = ("offset", "lost", "input", "written")
 _REASON_MAX: Final = 300
 _SECONDS_MAX: Final = 30 * 24 * 3600.0
 
@@ -17,7 +18,7 @@ def read_said(payload: bytes) -> dict[str, Any] | None:
     said = read_control(payload)
     match said["type"]:
         case "ready":
-            counts = {name: count_of(said.get(name)) for name in ("offset", "lost", "input")}
+            counts = {name: count_of(said.get(name)) for name in _PLACES}
             if None in counts.values():
                 raise FrameError("a beginning without its places")
             return {"type": "ready", **counts}

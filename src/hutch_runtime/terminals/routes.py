@@ -116,10 +116,16 @@ async def _tell(terminal: Terminal, attachment: Attachment, send: Send) -> None:
     async def say(data: bytes) -> None:
         await send({"type": "http.response.body", "body": data, "more_body": True})
 
+    written = terminal.written
     await say(
-        control("ready", offset=attachment.position, lost=attachment.lost, input=terminal.received)
+        control(
+            "ready",
+            offset=attachment.position,
+            lost=attachment.lost,
+            input=terminal.received,
+            written=written,
+        )
     )
-    written = terminal.received
     while True:
         # What is looked at here and what is waited for in ``output`` lie in one step of the loop.
         if attachment.replaced:

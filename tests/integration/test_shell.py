@@ -1,0 +1,71 @@
+"""``hutch shell`` as a person sees it, in a terminal, under gVisor."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+from tests.integration.terminal import terminal
+from tests.integration.test_terminal import environment
+from tests.service import HUTCH, Service, User
+
+
+def test_a_shell_with_full_screen_programs_that_outlives_its_connection(
+    service: Service, user: User, tmp_path: Path
+) -> None:
+    given = environment(service, user, tmp_path)
+    with terminal(tmp_path, str(HUTCH), "shell", environment=given) as seen:
+        seen.wait_for("/workspace$")
+        seen.type("X=of-this-shell; stty size", "Enter")
+        seen.wait_for("\n40 100")
+        seen.resize(110, 45)
+        seen.type("stty size", "Enter")
+        seen.wait_for("\n45 110")
+        # Claude Code's own screen, through the gateway, with no question before.
+        seen.type("claude", "Enter")
+        seen.wait_for("Claude Code", "? for shortcuts")
+        seen.type("remember this", "Enter")
+        shown = seen.wait_for("you said")
+        assert "API key" not in shown
+        seen.resize(100, 40)
+        seen.type("/exit", "Enter")
+        seen.wait_for("Resume this session")
+        # The service restarts, and a command goes on meanwhile.
+        seen.type("clear; sleep 1; echo went-o''n", "Enter")
+        service.kill("api")
+        seen.wait_for("The connection broke")
+        service.start("api")
+        seen.wait_for("Connected again", "went-on")
+        seen.type("echo still $X", "Enter")
+        seen.wait_for("still of-this-shell")
+        # Left, and come back to.
+        seen.type("Enter", "~.")
+        shown = seen.wait_until_over()
+        (found,) = user.client.call("GET", "/v1/terminals")["terminals"]
+        assert f"hutch shell --attach {found['id']}" in shown
+    again = (str(HUTCH), "shell", "--attach", found["id"])
+    with terminal(tmp_path, *again, environment=given) as seen:
+        seen.type("echo once-more $X; exit 3", "Enter")
+        seen.wait_until_over()
+        assert "once-more of-this-shell" in seen.screen()
+        assert seen.exit_code() == 3
+    assert user.client.call("GET", "/v1/terminals")["terminals"] == []
+
+
+def test_pipes(service: Service, user: User, tmp_path: Path) -> None:
+    content = os.urandom(3_000_000)
+    done = subprocess.run(
+        [str(HUTCH), "shell", "--", "sh", "-c", "tee big | sha256sum; cat big; exit 7"],
+        input=content,
+        env={**os.environ, **environment(service, user, tmp_path)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == b""
+    assert done.returncode == 7
+    line, _, rest = done.stdout.partition(b"\n")
+    assert line.decode() == f"{hashlib.sha256(content).hexdigest()}  -"
+    assert rest == content
