@@ -34,6 +34,13 @@ class Terminal:
             time.sleep(_POLL_S)
         return screen
 
+    def wait_for_last(self, text: str, *, within_s: float = 60) -> None:
+        """Until it is what the screen ends with."""
+        until = time.monotonic() + within_s
+        while not (screen := self.screen().rstrip()).endswith(text):
+            assert time.monotonic() < until, f"{text} is not the last:\n{screen}"
+            time.sleep(_POLL_S)
+
     def wait_until_over(self, *, within_s: float = 60) -> str:
         """Until the program has ended; what it has left on the screen."""
         until = time.monotonic() + within_s

@@ -25,13 +25,15 @@ def test_a_shell_with_full_screen_programs_that_outlives_its_connection(
         seen.wait_for("\n45 110")
         # Claude Code's own screen, through the gateway, with no question before.
         seen.type("claude", "Enter")
-        seen.wait_for("Claude Code", "? for shortcuts")
+        seen.wait_for("Claude Code v", "\n\N{HEAVY RIGHT-POINTING ANGLE QUOTATION MARK ORNAMENT}")
         seen.type("remember this", "Enter")
         shown = seen.wait_for("you said")
         assert "API key" not in shown
         seen.resize(100, 40)
-        seen.type("/exit", "Enter")
-        seen.wait_for("Resume this session")
+        seen.type("/exit")
+        seen.wait_for("/exit")
+        seen.type("Enter")
+        seen.wait_for_last("/workspace$")
         # The service restarts, and a command goes on meanwhile.
         seen.type("clear; sleep 1; echo went-o''n", "Enter")
         service.kill("api")

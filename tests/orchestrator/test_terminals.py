@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from hutch.api import terminal_websocket
 from hutch.app import Hutch
+from hutch.client import AsyncClient, Client
+from hutch.client import NotFound as NotThere
+from hutch.client.terminals import Notice
 from hutch.errors import NotFound
 from hutch.terminals import service as terminals_module
 from hutch_runtime import frames
@@ -272,6 +276,66 @@ async def test_when_its_container_ends(hutch: Hutch, api: Api, key: str, user_id
     await none_left(hutch, user_id)
     with pytest.raises(NotFound):
         await hutch.terminals.end(user_id, one.ready["terminal"])
+
+
+async def test_the_clients_lose_and_double_nothing_however_often_they_are_cut(
+    api: Api, key: str
+) -> None:
+    content = random.randbytes(400_000)  # noqa: S311  any
+    notices: list[str] = []
+
+    def heard(notice: Notice) -> None:
+        notices.append(notice.kind)
+
+    async with (
+        AsyncClient(api.url, key) as client,
+        client.terminal(["cat"], tty=False, on_notice=heard) as cat,
+    ):
+
+        async def enter() -> None:
+            await cat.send(content)
+            await cat.end_input()
+
+        entering = asyncio.create_task(enter())
+        came = bytearray()
+        cuts = 0
+        async for data in cat:
+            came += data
+            if cuts < 8 and random.random() < 0.3 and cat._socket is not None:  # noqa: S311  anywhere
+                cuts += 1
+                cat._socket.transport.abort()
+        await entering
+    assert cuts > 0
+    assert bytes(came) == content
+    assert cat.exit is not None
+    assert (cat.exit.code, cat.lost) == (0, 0)
+    assert notices[:2] == ["broken", "back"]
+
+
+async def test_the_client_that_waits(hutch: Hutch, api: Api, key: str, user_id: str) -> None:
+    def use() -> tuple[str, bytes, int]:
+        with Client(api.url, key) as client:
+            with client.terminal(rows=20, columns=60) as one:
+                one.resize(21, 61)
+                one.send(b"stty size; exit 4\r")
+                shown = b"".join(one)
+                assert one.exit is not None
+                code = one.exit.code
+            with client.terminal(["sleep", "60"]) as left:
+                left.detach()
+            (found,) = client.terminals()
+            with client.terminal(["sleep", "60"]):  # ended when it is left
+                pass
+            with client.terminal(terminal_id=found.id), pytest.raises(NotThere):
+                client.terminal(terminal_id="term_none").__enter__()
+            assert [one.id for one in client.terminals()] == [left.id]
+            client.end_terminal(left.id)
+            return left.id, shown, code
+
+    _, shown, code = await asyncio.to_thread(use)
+    assert b"21 61\r\n" in shown
+    assert code == 4
+    await none_left(hutch, user_id)
 
 
 LIES = (
