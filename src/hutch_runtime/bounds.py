@@ -36,6 +36,8 @@ class Cutter:
             return self.text(value)
         if isinstance(value, float) and not math.isfinite(value):
             return None
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            return str(value)  # what reads an event refuses numbers without end
         if isinstance(value, dict | list):
             return self._nested(value, depth)
         return value

@@ -106,6 +106,15 @@ async def test_an_event_of_many_long_fields_loses_them_but_stays() -> None:
     assert (truncated["scope"], truncated["limit_bytes"]) == ("field", EVENT_MAX_BYTES)
 
 
+async def test_a_number_that_no_machine_holds_is_told_as_text() -> None:
+    journal = Journal("r")
+    given = {"most": 2**64 - 1, "more": 2**64, "least": -(2**63), "less": -(10**40)}
+    journal.append("tool.started", tool_id="t", kind="other", name="n", input=given)
+    journal.append("run.finished", **_FINISHED)
+    event = (await _read(journal))[0]
+    assert event["input"] == {**given, "more": str(2**64), "less": str(-(10**40))}
+
+
 async def test_past_a_run_s_limit_only_its_course_is_told() -> None:
     journal = Journal("r")
     piece = "x" * FIELD_MAX_BYTES
