@@ -80,9 +80,13 @@ async def test_a_shell_from_its_beginning_to_its_end(
         assert await one.the_end() == 1000
         assert one.said[-1] == {"type": "exit", "code": 5, "reason": ""}
     await none_left(hutch, user_id)
+    # Whoever was cut off before they heard of the end.
+    async with shell(api.url, key, terminal=ready["terminal"], after=one.offset - 1) as late:
+        assert await late.the_end() == 1000
+        assert (late.said[-1]["code"], late.output) == (5, one.output[-1:])
     assert (await api("GET", "/v1/terminals", key))[1] == {"terminals": []}
     assert await rests(hutch, user_id)
-    (line,) = await audited(hutch)
+    line, _ = await audited(hutch)
     assert (line["action"], line["user"]) == ("WS /v1/terminal", user_id)
     assert line["target"] == {"terminal_id": ready["terminal"]}
     assert line["scope"] == "user"

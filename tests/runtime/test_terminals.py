@@ -22,7 +22,11 @@ from tests.runtime.runtime_process import KEY, Runtime, running_runtime
 from tests.runtime.terminals import Terminals
 
 SHELL = ("/bin/bash", "--norc", "--noprofile")
-ENDLESS = ("/bin/sh", "-c", "while :; do echo 0123456789012345678901234567890123456789; done")
+ENDLESS = (
+    "/bin/sh",
+    "-c",
+    "read x; while :; do echo 0123456789012345678901234567890123456789; done",
+)
 
 
 @pytest.fixture
@@ -109,6 +113,8 @@ async def test_a_flood_waits_for_a_slow_reader_and_drains_without_one(
     async with terminals.attach("one") as slow:
         if says_what_it_saw:
             slow.say("seen", offset=0)
+        slow.type(b"\r")
+        if says_what_it_saw:
             while len(slow.output) < OUTPUT_WINDOW_BYTES:
                 await slow.read()
             # Read, but not seen: only so much may lie on the way.

@@ -6,7 +6,7 @@ Whoever is slow holds up the other end, and never fills this process: little is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final
 
 from hutch.sandboxes.intake import Intake
@@ -55,7 +55,7 @@ class Connection:
         while True:
             yield await self._given.get()
 
-    async def read(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[Output]:
+    async def read(self, pieces: AsyncIterator[bytes]) -> AsyncGenerator[Output, None]:
         """What the runtime sends. Raises ``RuntimeUnreachable`` for what it may not."""
         reader = FrameReader()
         try:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
@@ -42,6 +43,9 @@ from hutch_runtime.protocol import LOGIN_FILES
 _log = structlog.get_logger()
 
 USE: Final = "terminals"
+ENDED: Final = "ended terminals"
+ENDED_KEPT_S: Final = 60.0  # as the runtime
+ENDED_MAX: Final = 1000
 LOOK_EVERY_S: Final = 10.0  # whether one with nobody there still lives
 # A runtime that does not end what is over is not believed for longer.
 GRACE_S: Final = 60.0
@@ -86,6 +90,8 @@ class Terminals:
         self._idle_s = idle_s
         self._detached_s = detached_s
         self._kept: dict[str, _Kept] = {}
+        # By id: for whoever was cut off before they heard of the end.
+        self._ended: OrderedDict[str, _Kept] = OrderedDict()
         self._recovering: dict[str, asyncio.Task[None]] = {}  # by user
         self._going_down = asyncio.Event()
 
@@ -177,25 +183,27 @@ class Terminals:
         (``ready``) and ends with ``exit`` or ``replaced``. Raises ``NotFound``, ``SandboxFailed``,
         also while it is read; ``Unavailable`` when this process ends.
         """
-        kept = await self._of(user_id, terminal_id)
-        connection = Connection()
-        kept.connections += 1
-        kept.since = self._clock.now()
-        try:
-            yield connection, self._output(kept, connection, after)
-        finally:
-            kept.connections -= 1
+        async with AsyncExitStack() as stack:
+            kept = await self._just_ended(user_id, terminal_id, stack)
+            kept = kept or await self._of(user_id, terminal_id)
+            connection = Connection()
+            kept.connections += 1
             kept.since = self._clock.now()
+            try:
+                async with aclosing(self._output(kept, connection, after)) as outputs:
+                    yield connection, outputs
+            finally:
+                kept.connections -= 1
+                kept.since = self._clock.now()
 
     async def _output(
         self, kept: _Kept, connection: Connection, after: int
-    ) -> AsyncIterator[Output]:
+    ) -> AsyncGenerator[Output, None]:
         path = f"/terminals/{kept.terminal.id}/attach?after={after}"
         down = asyncio.create_task(self._going_down.wait())
         try:
             exchange = self._runtime.exchange(kept.use.sandbox, path, connection.given())
-            async with _asked(exchange) as pieces:
-                outputs = connection.read(pieces)
+            async with _asked(exchange) as pieces, aclosing(connection.read(pieces)) as outputs:
                 while True:
                     output = await self._next(kept, outputs, down)
                     if output is None:
@@ -236,6 +244,20 @@ class Terminals:
             )
         return kept
 
+    async def _just_ended(
+        self, user_id: str, terminal_id: str, stack: AsyncExitStack
+    ) -> _Kept | None:
+        """One whose container's runtime still has its last words; ``stack`` keeps that awake."""
+        kept = self._ended.get(terminal_id)
+        if kept is None or kept.terminal.user_id != user_id:
+            return None
+        if self._clock.now() - kept.since > ENDED_KEPT_S:
+            return None
+        if await self._sandboxes.same(user_id, kept.use.sandbox.incarnation) is None:
+            return None
+        use = await stack.enter_async_context(self._uses.of(user_id, ENDED, most=self._most))
+        return replace(kept, use=use)
+
     def _recovered(self, user_id: str, _: asyncio.Task[None]) -> None:
         del self._recovering[user_id]
 
@@ -258,6 +280,10 @@ class Terminals:
             _log.exception("terminal.failed", terminal=kept.terminal.id)
         finally:
             del self._kept[kept.terminal.id]
+            self._ended[kept.terminal.id] = kept
+            kept.since = self._clock.now()
+            while len(self._ended) > ENDED_MAX:
+                self._ended.popitem(last=False)
 
     async def _until_over(self, kept: _Kept) -> None:
         while not kept.over.is_set():
