@@ -350,6 +350,7 @@ async def running(
                 limits=limits,
                 timeout_s=settings.run_timeout_s,
                 timeout_max_s=settings.run_timeout_max_s,
+                permission_mode=settings.permission_mode,
             )
         )
 

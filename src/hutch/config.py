@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from hutch_runtime.protocol import Provider
+from hutch_runtime.protocol import PermissionMode, Provider
 
 PROVIDER_BASE_URLS: dict[Provider, str] = {
     "claude": "https://api.anthropic.com",
@@ -190,6 +190,8 @@ class Settings(BaseSettings):
     terminal_detached_s: PositiveFloat = 900
 
     run_timeout_s: float = 600
+    # Of runs that name none. ask: a person decides what an agent may change.
+    permission_mode: PermissionMode = "auto"
     run_timeout_max_s: float = 3600
 
     @field_validator(

@@ -102,6 +102,19 @@ def test_another_who_was_faster_ends_nothing(
     assert "approval_decided" in capsys.readouterr().err
 
 
+def test_where_nobody_sits_what_a_run_asks_by_itself_is_left_to_others(
+    connected: FaultyService,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(approvals, "_TERMINAL", tmp_path / "none")
+    with Client(connected.url, "key") as client:
+        Asking(Plain(), client, None).event(EVENT)
+    assert connected.asked == []
+    assert "run_1 apr_1" in capsys.readouterr().err
+
+
 def test_where_nobody_sits_the_run_is_refused_before_it_begins(
     connected: FaultyService,
     hutch: Hutch,

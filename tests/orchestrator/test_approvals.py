@@ -12,7 +12,7 @@ from hutch.app import Hutch
 from hutch.errors import ApprovalDecided, NotFound
 from hutch.runs.models import Run
 from hutch.runs.service import NewRun
-from hutch_runtime.protocol import APPROVALS_OPEN_MAX, Options
+from hutch_runtime.protocol import APPROVALS_OPEN_MAX, Options, PermissionMode
 from tests.orchestrator.conftest import Api, World, log_of, new_user
 from tests.orchestrator.runtime import Script, ScriptedRun, asks, asks_for, finished
 
@@ -219,6 +219,23 @@ async def test_auto_is_what_a_run_does_by_itself(world: World, api: Api, key: st
     wrong = {**body, "permission_mode": "auto", "approval_timeout_s": 5}
     status, answer = await api("POST", "/v1/runs", key, json=wrong)
     assert (status, answer["error"]["code"]) == (400, "invalid_request")
+
+
+async def test_an_operator_may_have_every_run_ask_that_says_nothing(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"permission_mode": "ask"})
+    world.runtime.script = ends_without_a_decision
+    told: tuple[tuple[PermissionMode | None, PermissionMode], ...] = (
+        (None, "ask"),
+        ("auto", "auto"),
+        ("ask", "ask"),
+    )
+    async with world.orchestrator() as hutch:
+        user_id = await new_user(hutch, "someone")
+        for said, done in told:
+            options = Options(permission_mode=said)
+            run = await hutch.runs.submit(user_id, NewRun("claude", "0", options=options))
+            assert run.options == {"permission_mode": done}
+            assert (await hutch.runs.finished(user_id, run.id)).state == "succeeded"
 
 
 async def test_an_older_runtime_is_not_asked_to_ask(world: World) -> None:

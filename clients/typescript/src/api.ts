@@ -3861,7 +3861,7 @@ export interface components {
             } | null;
             /**
              * Permission Mode
-             * @description ask: a person decides what the agent may do. auto, if left out.
+             * @description ask: a person decides what the agent may do. auto, if left out and the operator did not set another.
              */
             permission_mode?: ("auto" | "ask") | null;
             /**

@@ -87,7 +87,9 @@ class RunRequest(Asked):
         None, description="A JSON schema, of an object, that the answer fits."
     )
     permission_mode: PermissionMode | None = Field(
-        None, description="ask: a person decides what the agent may do. auto, if left out."
+        None,
+        description="ask: a person decides what the agent may do. auto, if left out and the "
+        "operator did not set another.",
     )
     approval_timeout_s: float | None = Field(
         None, description="With ask: what is not decided in so many seconds is denied; 300."

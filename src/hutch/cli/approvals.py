@@ -55,9 +55,11 @@ def terminal() -> Callable[[], str]:
 
 
 class Asking:
-    """Shows a run, and has what it asks for decided. Ctrl-D, as no answer, is no."""
+    """Shows a run, and has what it asks for decided. Ctrl-D, as no answer, is no. Without ``ask``,
+    by whoever sits at the terminal, if there is one: the service may have runs ask by itself.
+    """
 
-    def __init__(self, show: Show, client: Client, ask: Callable[[], str]) -> None:
+    def __init__(self, show: Show, client: Client, ask: Callable[[], str] | None) -> None:
         self._show = show
         self._client = client
         self._ask = ask
@@ -73,17 +75,22 @@ class Asking:
 
     def _decide(self, event: ev.ApprovalRequested) -> None:
         try:
+            ask = self._ask or terminal()
+        except InvalidRequest:  # it was shown, with the ids to decide by
+            return
+        try:
             known = self._client.approvals(event.run_id)
             if any(one.id == event.approval_id and one.decision is None for one in known):
-                self._client.decide(event.run_id, event.approval_id, self._answer())
+                self._client.decide(event.run_id, event.approval_id, _answer(ask))
         except ApiError as error:  # another was faster, or the time was over
             self._console.print(Text(printable(str(error)), style="yellow"))
 
-    def _answer(self) -> Decision:
-        while True:
-            try:
-                typed = self._ask().strip().lower()
-            except EOFError:
-                return "deny"
-            if typed in _ANSWERS:
-                return _ANSWERS[typed]
+
+def _answer(ask: Callable[[], str]) -> Decision:
+    while True:
+        try:
+            typed = ask().strip().lower()
+        except EOFError:
+            return "deny"
+        if typed in _ANSWERS:
+            return _ANSWERS[typed]

@@ -53,6 +53,7 @@ class Chat:
         self.session_id = session_id
         self._console = console
         self._ask = terminal() if asks else None
+        self._mode = "ask" if asks else None  # None: as the service has it
         self._timeout_s = timeout_s  # of each turn
 
     def say(self, text: str) -> None:
@@ -68,10 +69,10 @@ class Chat:
                 self._model = rest.strip() or None
                 self._note(f"The model is {printable(self._model or 'the default of the CLI')}.")
             case "/ask":
-                self._ask = terminal()
+                self._ask, self._mode = terminal(), "ask"
                 self._note("The agent asks you before it changes something.")
             case "/auto":
-                self._ask = None
+                self._ask, self._mode = None, "auto"
                 self._note("The agent does what it wants, inside its container.")
             case "/session":
                 self._note(self.session_id or "None yet: it begins with what you say next.")
@@ -80,8 +81,7 @@ class Chat:
 
     def _turn(self, prompt: str) -> None:
         show: Show = MarkdownView(self._console) if self._console.is_terminal else Plain()
-        if self._ask is not None:
-            show = Asking(show, self._client, self._ask)
+        show = Asking(show, self._client, self._ask)
         try:
             run = begin(
                 self._client,
@@ -89,7 +89,7 @@ class Chat:
                 prompt,
                 model=self._model,
                 session_id=self.session_id,
-                permission_mode="ask" if self._ask is not None else None,
+                permission_mode=self._mode,
                 timeout_s=self._timeout_s,
             )
             self.session_id = run.session_id

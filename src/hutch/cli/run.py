@@ -47,9 +47,7 @@ def run(
     asks = options.get("permission_mode") == "ask" and not as_json
     ask = terminal() if asks else None
     begun = begin(client, provider, prompt, **options)
-    show: Show = Json() if as_json else Plain()
-    if ask is not None:
-        show = Asking(show, client, ask)
+    show: Show = Json() if as_json else Asking(Plain(), client, ask)
     stream = client.with_options(retry_for_s=FOLLOW_FOR_S).follow(begun.id)
     return _exit_code(follow(stream, show, interrupted=stream.cancel))
 

@@ -54,6 +54,7 @@ from hutch_runtime.protocol import (
     Attachment,
     Decision,
     Options,
+    PermissionMode,
     Provider,
     unsupported,
 )
@@ -115,6 +116,7 @@ class Runs:
         limits: Callable[[str], Awaitable[Limits]],
         timeout_s: float,
         timeout_max_s: float,
+        permission_mode: PermissionMode,
     ) -> None:
         """``limits`` tells a user's, and raises ``NotFound``."""
         self._rows = rows
@@ -130,9 +132,16 @@ class Runs:
         self.limits = limits
         self._timeout_s = timeout_s
         self._timeout_max_s = timeout_max_s
+        self._permission_mode = permission_mode
         self.sessions = Sessions(rows, sandboxes, runtime, clock, busy=queue.session_busy)
         self._live: dict[str, Dispatch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def _complete(self, options: Options) -> Options:
+        """With what the service asks for where a run says nothing."""
+        if options.permission_mode is not None or self._permission_mode == "auto":
+            return options
+        return replace(options, permission_mode=self._permission_mode)
 
     async def recover(self) -> int:
         """Take up what an earlier process left unfinished; returns how many runs."""
@@ -183,7 +192,7 @@ class Runs:
             created_at=now,
             idempotency_key=new.idempotency_key,
             request_hash=new.hash(),
-            options=new.options.to_dict() or None,
+            options=self._complete(new.options).to_dict() or None,
             attachments=[
                 {"name": one.name, "media_type": one.media_type, "bytes": len(one.content)}
                 for one in new.attachments
