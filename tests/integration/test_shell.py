@@ -34,6 +34,13 @@ def test_a_shell_with_full_screen_programs_that_outlives_its_connection(
         seen.wait_for("/exit")
         seen.type("Enter")
         seen.wait_for_last("/workspace$")
+        seen.type("vim note", "Enter")
+        seen.wait_for('"note" [New]')
+        seen.type("iwritten with vim", "Escape")
+        seen.type(":wq", "Enter")
+        seen.wait_for_last("/workspace$")
+        seen.type("cat note", "Enter")
+        seen.wait_for("\nwritten with vim")
         # The service restarts, and a command goes on meanwhile.
         seen.type("sleep 1; echo went-o''n", "Enter")
         service.kill("api")

@@ -8,8 +8,8 @@ PUBLIC: Final = "node:24-trixie-slim"
 SUITE: Final = "trixie"
 PYTHON: Final = "3.13"  # Debian 13's, which both bases are
 PACKAGES: Final = (
-    *("bash", "ca-certificates", "curl", "git", "nodejs", "procps", "python3", "ripgrep"),
-    "tini",
+    *("bash", "ca-certificates", "curl", "git", "less", "nodejs", "procps", "python3", "ripgrep"),
+    *("tini", "vim"),  # an editor and a pager are for people at a terminal
 )
 # 75 MB that no agent reads; the public image leaves out the same. Licences stay.
 LEFT_OUT: Final = (
