@@ -52,6 +52,12 @@ class Terminal:
     def resize(self, columns: int, rows: int) -> None:
         self._call("resize-window", "-x", str(columns), "-y", str(rows))
 
+    def child(self) -> int:
+        """The process id of what the program runs."""
+        program = self._call("display-message", "-p", "#{pane_pid}").strip()
+        [child] = Path(f"/proc/{program}/task/{program}/children").read_text().split()
+        return int(child)
+
     def exit_code(self) -> int:
         """Of the program, which has ended."""
         return int(self._call("display-message", "-p", "#{pane_dead_status}"))

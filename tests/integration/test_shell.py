@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def test_a_shell_with_full_screen_programs_that_outlives_its_connection(
         assert "once-more of-this-shell" in seen.screen()
         assert seen.exit_code() == 3
     assert user.client.call("GET", "/v1/terminals")["terminals"] == []
+
+
+def test_a_shell_that_is_killed_gives_the_terminal_back(
+    service: Service, user: User, tmp_path: Path
+) -> None:
+    given = environment(service, user, tmp_path)
+    argv = ("sh", "-c", '"$0" shell; echo "and then"; stty -a', str(HUTCH))
+    with terminal(tmp_path, *argv, environment=given) as seen:
+        seen.wait_for("/workspace$")
+        os.kill(seen.child(), signal.SIGTERM)
+        shown = seen.wait_until_over().partition("and then")[2]
+        assert {"icanon", "echo", "isig", "opost"} <= set(shown.replace(";", "").split())
 
 
 def test_pipes(service: Service, user: User, tmp_path: Path) -> None:
