@@ -44,7 +44,9 @@ class Terminal:
     def wait_until_over(self, *, within_s: float = 60) -> str:
         """Until the program has ended; what it has left on the screen."""
         until = time.monotonic() + within_s
-        while self._call("display-message", "-p", "#{pane_dead}").strip() != "1":
+        # Told a moment after ``pane_dead``.
+        how = "#{pane_dead_status}#{pane_dead_signal}"
+        while not self._call("display-message", "-p", how).strip():
             assert time.monotonic() < until, f"still running:\n{self.screen()}"
             time.sleep(_POLL_S)
         return self.screen()

@@ -77,7 +77,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"hutch {metadata.version('hutch')}")
+        echo(f"hutch {metadata.version('hutch')}")
         raise typer.Exit
 
 
