@@ -44,9 +44,7 @@ class Terminal:
     def wait_until_over(self, *, within_s: float = 60) -> str:
         """Until the program has ended; what it has left on the screen."""
         until = time.monotonic() + within_s
-        # Told a moment after ``pane_dead``.
-        how = "#{pane_dead_status}#{pane_dead_signal}"
-        while not self._call("display-message", "-p", how).strip():
+        while self._call("display-message", "-p", "#{pane_dead}").strip() != "1":
             assert time.monotonic() < until, f"still running:\n{self.screen()}"
             time.sleep(_POLL_S)
         return self.screen()
@@ -59,10 +57,6 @@ class Terminal:
         program = self._call("display-message", "-p", "#{pane_pid}").strip()
         [child] = Path(f"/proc/{program}/task/{program}/children").read_text().split()
         return int(child)
-
-    def exit_code(self) -> int:
-        """Of the program, which has ended."""
-        return int(self._call("display-message", "-p", "#{pane_dead_status}"))
 
     def end(self) -> None:
         with contextlib.suppress(subprocess.CalledProcessError):

@@ -146,8 +146,8 @@ async def test_bodies_are_bounded_on_every_endpoint(api: Api, key: str) -> None:
                 continue
             size = limits.most(method.upper(), path) + 1
             if size > limits.DROPPED_MAX:  # told, not sent
-                head = f"{method.upper()} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}"
-                told = f"{head}\r\ncontent-length: {size}\r\n\r\n".encode()
+                line = f"{method.upper()} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}"
+                told = f"{line}\r\ncontent-length: {size}\r\n\r\n".encode()
                 assert (await spoken(api, told)).startswith(b"HTTP/1.1 413 "), path
                 continue
             status, answer = await api(method.upper(), path, key, data=io.BytesIO(b" " * size))

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from hutch.cli.printable import one_line, printable
+from hutch.cli.printable import echo, one_line
 from hutch.cli.profile import user_client
 from hutch.cli.tables import Json, done, print_json, table, when
 from hutch.cli.unpacking import unpack
@@ -120,7 +120,7 @@ def cp(
     if json:
         print_json(done)
     else:
-        typer.echo(f"{done['files']} files, {done['bytes']} bytes", err=True)
+        echo(f"{done['files']} files, {done['bytes']} bytes", err=True)
 
 
 @app.command()
@@ -134,12 +134,12 @@ def diff(
     if json:
         print_json(changes)
         return
-    typer.echo(printable(changes.diff), nl=False)
+    echo(changes.diff, nl=False)
     for one in changes.files:
         if not one.in_diff:
-            typer.echo(f"{one.change}, not shown: {one_line(one.path)}", err=True)
+            echo(f"{one.change}, not shown: {one_line(one.path)}", err=True)
     if not changes.complete:
-        typer.echo("There is more than was looked at.", err=True)
+        echo("There is more than was looked at.", err=True)
 
 
 def _send(client: Client, source: str, target: str) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def _fetch(client: Client, source: str, target: str) -> dict[str, Any]:
                 file.seek(0)
                 done = unpack(file, place)
                 for name in done.left_out:
-                    typer.echo(f"left out: {one_line(name)}", err=True)
+                    echo(f"left out: {one_line(name)}", err=True)
                 return {"path": str(place), "files": done.files, "bytes": size}
         draft.replace(place)
     return {"path": str(place), "files": 1, "bytes": size}

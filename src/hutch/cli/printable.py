@@ -27,6 +27,6 @@ def one_line(text: str) -> str:
     return printable(text).translate(_BREAKS)
 
 
-def echo(text: str) -> None:
+def echo(text: str, *, nl: bool = True, err: bool = False) -> None:
     """Print it, whoever it is from."""
-    typer.echo(printable(text))
+    typer.echo(printable(text), nl=nl, err=err)

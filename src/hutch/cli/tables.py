@@ -42,7 +42,7 @@ def print_json(value: Any) -> None:
 def done(*, as_json: bool) -> None:
     """What has no answer but that it was done."""
     if as_json:
-        typer.echo("{}")
+        typer.echo(json.dumps({}))
 
 
 def when(at: datetime | None) -> str:
