@@ -56,8 +56,8 @@ def test_a_shell_with_full_screen_programs_that_outlives_its_connection(
         (found,) = user.client.call("GET", "/v1/terminals")["terminals"]
         assert f"hutch shell --attach {found['id']}" in shown
     # tmux does not tell every program's exit code.
-    again = ("sh", "-c", '"$0" "$@"; echo "exit code $?"', str(HUTCH), "shell")
-    again += ("--attach", found["id"])
+    telling = ("sh", "-c", '"$0" "$@"; echo "exit code $?"', str(HUTCH))
+    again = (*telling, "shell", "--attach", str(found["id"]))
     with terminal(tmp_path, *again, environment=given) as seen:
         seen.type("echo once-more $X; exit 3", "Enter")
         seen.wait_for("once-more of-this-shell", "exit code 3")
