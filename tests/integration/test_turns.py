@@ -45,15 +45,15 @@ def test_one_turn(user: User, provider: Provider) -> None:
 
 @each_provider
 def test_a_session_remembers(user: User, provider: Provider) -> None:
-    first = user.run(provider, f"the password is {provider}-7421")
+    first = user.run(provider, f"the password is {provider}-swordfish")
     second = user.run(provider, "[[recall]]", session_id=first["session_id"])
-    assert f"the password is {provider}-7421" in second["text"].partition("earlier=")[2]
+    assert f"the password is {provider}-swordfish" in second["text"].partition("earlier=")[2]
     assert second["provider_session"] == first["provider_session"]
     assert next(user.client.follow(second["id"]))["agent"] == "live"
     # And another session does not.
     other = user.run(provider, "[[recall]]")
     assert other["session_id"] != first["session_id"]
-    assert "7421" not in other["text"]
+    assert "swordfish" not in other["text"]
 
 
 @each_provider
